@@ -1,0 +1,379 @@
+"""Playground: start, break and stop a real TiDB cluster on loopback."""
+
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+import psutil
+from filelock import FileLock
+
+from tidb_magic.playground import processes
+from tidb_magic.playground.build import build, cache_folder
+from tidb_magic.playground.errors import PlaygroundError
+from tidb_magic.playground.processes import LOOPBACK
+
+DEFAULT = "default"
+START_TIMEOUT = 120.0  # seconds; a start takes 5 to 10 on two idle cores
+Server = int | Literal["pd", "store"]
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # loopback is not asked for through a proxy
+
+
+@dataclass(frozen=True)
+class Options:
+    """How the cluster is set up; the words are those of TiDB's configuration."""
+
+    instances: int = 3
+    port: int | None = None
+    global_kill: bool = True
+    compatible_kill_query: bool = False
+    connection_ids: Literal[32, 64] = 32
+    sem: bool = False
+    tls: bool = False
+    workload: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be started."""
+        if not 1 <= self.instances <= 16:
+            raise PlaygroundError(f"A playground has 1 to 16 instances, not {self.instances}.")
+        if self.connection_ids not in (32, 64):
+            raise PlaygroundError(f"Connection ids have 32 or 64 bits, not {self.connection_ids}.")
+        if self.port is not None and not 1 <= self.port <= 65536 - self.instances:
+            raise PlaygroundError(f"Port {self.port} is out of range for {self.instances} instances.")
+
+    def toml(self) -> str:
+        """Return the configuration of a tidb-server. (JSON's booleans and numbers are TOML's.)"""
+        lines = [
+            f"enable-global-kill = {json.dumps(self.global_kill)}",
+            f"compatible-kill-query = {json.dumps(self.compatible_kill_query)}",
+            f"enable-32bits-connection-id = {json.dumps(self.connection_ids == 32)}",
+            "[tikv-client]",
+            "max-batch-size = 0",  # batched requests would pass by the store's notes of who waits for whom
+            "[security]",
+            f"enable-sem = {json.dumps(self.sem)}",
+            f"auto-tls = {json.dumps(self.tls)}",
+        ]
+        return "\n".join(lines) + "\n"
+
+
+@dataclass(frozen=True)
+class State:
+    """What is recorded of a playground on disk, so that another process can use and stop it."""
+
+    name: str
+    folder: str
+    options: Options
+    ports: dict[str, int]
+    pids: dict[str, int] = field(default_factory=dict)
+
+
+class Playground:
+    """A real TiDB cluster of `instances` tidb-servers, PD and a store on this machine.
+
+    Use it in a ``with`` block, or `start` and `stop` it. Instances are numbered from 0; PD and the store are
+    called ``"pd"`` and ``"store"``. User root has no password. Everything listens on 127.0.0.1 only; the data is
+    in a temporary folder and gone at stop.
+
+    Parameters
+    ----------
+    name
+        The name under which another process finds it; by default one that nobody else has.
+    instances, port, global_kill, compatible_kill_query, connection_ids, sem, tls, workload
+        See ``python -m tidb_magic.playground start --help``.
+
+    Raises
+    ------
+    PlaygroundError
+        Not Linux or macOS, no Go to build with, a port taken, a server that died at start.
+    """
+
+    def __init__(
+        self,
+        instances: int = 3,
+        *,
+        name: str | None = None,
+        port: int | None = None,
+        global_kill: bool = True,
+        compatible_kill_query: bool = False,
+        connection_ids: Literal[32, 64] = 32,
+        sem: bool = False,
+        tls: bool = False,
+        workload: bool = False,
+    ) -> None:
+        options = Options(
+            instances, port, global_kill, compatible_kill_query, connection_ids, sem, tls, workload
+        )
+        self._state = State(name or "", "", options, {})
+
+    @classmethod
+    def of(cls, options: Options, *, name: str | None = None) -> Self:
+        """Return a playground of these options, not started yet."""
+        return cls(**asdict(options), name=name)
+
+    # -- starting and stopping ---------------------------------------------------------------------------------
+
+    def start(self) -> Self:
+        """Build the servers if needed, start them and return when every instance answers."""
+        binaries = build()
+        with FileLock(_records() / "start.lock"):
+            self._record_new()
+        try:
+            self._start_servers(binaries)
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def stop(self) -> None:
+        """End the processes that this playground started, frozen ones too, and remove its data."""
+        if not self._state.folder:
+            return
+        processes.end(process for process in map(self._process, self._state.pids) if process)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        _record(self.name).unlink(missing_ok=True)
+
+    def __enter__(self) -> Self:
+        """Start."""
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Stop."""
+        self.stop()
+
+    # -- what it is --------------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """The name under which another process finds it."""
+        return self._state.name
+
+    @property
+    def options(self) -> Options:
+        """How it was set up."""
+        return self._state.options
+
+    @property
+    def folder(self) -> Path:
+        """The temporary folder with data and logs."""
+        return Path(self._state.folder)
+
+    def url(self, instance: int = 0) -> str:
+        """Return ``mysql://root@127.0.0.1:PORT`` of one instance."""
+        return f"mysql://root@{LOOPBACK}:{self.port(instance)}"
+
+    def urls(self) -> list[str]:
+        """Return the URL of every instance."""
+        return [self.url(instance) for instance in range(self.options.instances)]
+
+    def port(self, instance: int) -> int:
+        """Return the port that SQL clients connect to."""
+        return self._state.ports[f"tidb-{instance}"]
+
+    def status_address(self, instance: int) -> str:
+        """Return what CLUSTER_PROCESSLIST.INSTANCE shows for this instance (without security-enhanced mode)."""
+        return f"{LOOPBACK}:{self._state.ports[f'tidb-{instance}-status']}"
+
+    def status(self) -> dict[str, str]:
+        """Return ``running``, ``frozen`` or ``stopped`` for every server by its name."""
+        states = {}
+        for server in self._state.pids:
+            process = self._process(server)
+            frozen = process is not None and process.status() == psutil.STATUS_STOPPED
+            states[server] = "stopped" if process is None else "frozen" if frozen else "running"
+        return states
+
+    # -- faults ------------------------------------------------------------------------------------------------
+
+    def freeze(self, server: Server) -> None:
+        """Stop the process where it is: it keeps its ports and connections and answers nothing (SIGSTOP)."""
+        self._running(server).send_signal(signal.SIGSTOP)
+
+    def resume(self, server: Server) -> None:
+        """Let a frozen server go on (SIGCONT)."""
+        self._running(server).send_signal(signal.SIGCONT)
+
+    def crash(self, server: Server) -> None:
+        """End the process without a word (SIGKILL). An instance stays registered for up to about a minute."""
+        processes.end([self._running(server)])
+
+    def restart(self, server: Server) -> None:
+        """Start the server again on its ports, ended before if it runs; return when it answers."""
+        if process := self._process(_key(server)):
+            processes.end([process])
+        self._spawn(_key(server), build())
+        self._wait_for([_key(server)])
+
+    # -- inside ------------------------------------------------------------------------------------------------
+
+    def _record_new(self) -> None:
+        name = self.name
+        if name and _record(name).exists():
+            raise PlaygroundError(f"A playground named {name} is there already. Stop it first, or give another name.")
+        taken = {port for other in running() for port in other._state.ports.values()}
+        options = self.options
+        if options.port is not None:
+            wanted = range(options.port, options.port + options.instances)
+            if busy := [port for port in wanted if port in taken or not processes.is_free(port)]:
+                raise PlaygroundError(
+                    f"Port {busy[0]} is taken (the instances would use {wanted[0]} to {wanted[-1]})."
+                    " Choose another --port, or none to get free ones."
+                )
+            taken |= set(wanted)
+        names = ["pd", "pd-peer", "store", *(f"tidb-{i}-status" for i in range(options.instances))]
+        if options.port is None:
+            names += [f"tidb-{i}" for i in range(options.instances)]
+        ports = dict(zip(names, processes.free_ports(len(names), taken), strict=True))
+        if options.port is not None:
+            ports |= {f"tidb-{i}": options.port + i for i in range(options.instances)}
+        folder = Path(tempfile.mkdtemp(prefix="tidb-playground-")).resolve()
+        self._save(replace(self._state, name=name or folder.name, folder=str(folder), ports=ports))
+
+    def _save(self, state: State) -> None:
+        self._state = state
+        record = _record(state.name)
+        half = record.with_suffix(f".{os.getpid()}")
+        half.write_text(json.dumps(asdict(state)))
+        half.replace(record)
+
+    def _start_servers(self, binaries: dict[str, Path]) -> None:
+        instances = [f"tidb-{i}" for i in range(self.options.instances)]
+        for servers in (["pd"], ["store"], instances[:1], instances[1:]):  # the first instance makes the system tables
+            for server in servers:
+                self._spawn(server, binaries)
+            self._wait_for(servers)
+        if self.options.workload:
+            self._spawn("workload", binaries)
+            self._wait_for(["workload"])
+
+    def _spawn(self, server: str, binaries: dict[str, Path]) -> None:
+        command, environment = self._command(server, binaries)
+        pid = processes.spawn(command, self.folder / f"{server}.out", **environment)
+        self._save(replace(self._state, pids=self._state.pids | {server: pid}))
+
+    def _command(self, server: str, binaries: dict[str, Path]) -> tuple[list[str], dict[str, str]]:
+        folder, ports = self.folder, self._state.ports
+        pd = f"{LOOPBACK}:{ports['pd']}"
+        if server == "pd":
+            peer = f"http://{LOOPBACK}:{ports['pd-peer']}"
+            command = [str(binaries["pd-server"]), "--name=pd", f"--data-dir={folder / 'pd'}", f"--peer-urls={peer}"]
+            command += [f"--client-urls=http://{pd}", f"--log-file={folder / 'pd.log'}"]
+            # Its routes are written for the older pattern rules; with the new ones it panics at start.
+            return command, {"GODEBUG": "httpmuxgo121=1"}
+        if server == "store":
+            addr = f"{LOOPBACK}:{ports['store']}"
+            return [str(binaries["store"]), "-pd", pd, "-addr", addr, "-path", str(folder / "store")], {}
+        if server == "workload":
+            return [sys.executable, "-m", "tidb_magic.playground.workload", str(folder), *self.urls()], {}
+        config = folder / "tidb.toml"
+        config.write_text(self.options.toml())
+        command = [str(binaries["tidb-server"]), "--store=tikv", f"--path={pd}", f"--config={config}"]
+        command += [f"--host={LOOPBACK}", f"--advertise-address={LOOPBACK}", f"--status-host={LOOPBACK}"]
+        command += [f"-P={ports[server]}", f"--status={ports[f'{server}-status']}"]
+        command += [f"--socket={folder / server}.sock", f"--temp-dir={folder / server}"]
+        return [*command, f"--log-file={folder / server}.log"], {}
+
+    def _wait_for(self, servers: list[str]) -> None:
+        deadline = time.monotonic() + START_TIMEOUT
+        for server in servers:
+            while not self._answers(server):
+                if self._process(server) is None:
+                    raise PlaygroundError(f"{server} died at start. Its last lines:\n{self._last_lines(server)}")
+                if time.monotonic() > deadline:
+                    raise PlaygroundError(
+                        f"{server} does not answer after {START_TIMEOUT:.0f} s. Its last lines:\n"
+                        f"{self._last_lines(server)}"
+                    )
+                time.sleep(0.02)
+
+    def _answers(self, server: str) -> bool:
+        ports = self._state.ports
+        match server:
+            case "pd":
+                return _get(f"http://{LOOPBACK}:{ports['pd']}/pd/api/v1/health", lambda body: b'"health": true' in body)
+            case "store":
+                url = f"http://{LOOPBACK}:{ports['pd']}/pd/api/v1/stores"
+                return processes.listens(ports["store"]) and _get(url, lambda body: b'"state_name": "Up"' in body)
+            case "workload":
+                return (self.folder / "workload.ready").exists()
+            case _:
+                return _get(f"http://{LOOPBACK}:{ports[f'{server}-status']}/status", lambda _: True)
+
+    def _process(self, server: str) -> psutil.Process | None:
+        pid = self._state.pids.get(server)
+        return None if pid is None else processes.find(pid, self.folder)
+
+    def _running(self, server: Server) -> psutil.Process:
+        key = _key(server)
+        if key not in self._state.pids:
+            known = ", ".join(name.removeprefix("tidb-") for name in self._state.pids)
+            raise PlaygroundError(f"There is no server {server!r} in this playground. It has: {known}.")
+        process = self._process(key)
+        if process is None:
+            raise PlaygroundError(f"{key} does not run. restart({server!r}) starts it again.")
+        return process
+
+    def _last_lines(self, server: str) -> str:
+        lines: list[str] = []
+        for file in (self.folder / f"{server}.log", self.folder / f"{server}.out"):
+            if file.exists():
+                lines += file.read_text(errors="backslashreplace").splitlines()[-5:]
+        return "\n".join(line[:500] for line in lines) or "(it wrote nothing)"
+
+
+def running() -> Iterator[Playground]:
+    """Yield every playground of this user that has a record, whoever started it."""
+    for record in sorted(_records().glob("*.json")):
+        try:
+            found = json.loads(record.read_text())
+            state = State(**found | {"options": Options(**found["options"])})
+        except (OSError, ValueError, TypeError, PlaygroundError):
+            continue  # stopped a moment ago, or written by another version
+        playground = Playground()
+        playground._state = state
+        yield playground
+
+
+def find(name: str = DEFAULT) -> Playground | None:
+    """Return the running playground of this name. A record whose servers are all gone is cleared away."""
+    for playground in running():
+        if playground.name == name:
+            if any(state != "stopped" for state in playground.status().values()):
+                return playground
+            playground.stop()
+    return None
+
+
+def _records() -> Path:
+    folder = cache_folder() / "running"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _record(name: str) -> Path:
+    return _records() / f"{name}.json"
+
+
+def _key(server: Server) -> str:
+    return server if isinstance(server, str) else f"tidb-{server}"
+
+
+def _get(url: str, good: Callable[[bytes], bool]) -> bool:
+    try:
+        with _DIRECT.open(url, timeout=5) as answer:
+            return good(answer.read())
+    except (OSError, urllib.error.URLError):
+        return False
+
+
