@@ -1,0 +1,74 @@
+"""See what runs anywhere in a TiDB cluster, and stop exactly one thing, for certain.
+
+In a notebook: ``%load_ext tidb_magic``, ``%tidb_connect URL``, ``%tidb_ps``, ``%tidb_kill QUERY ID``.
+In Python: ``cluster = tidb_magic.connect(URL)``, ``cluster.processlist()``, ``cluster.kill([ID], query=True)``.
+
+Importing and loading it connect to nothing and import no pandas, driver or widgets.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+    from tidb_magic.api import Cluster, PasswordInUrlWarning, connect
+    from tidb_magic.connection_id import ConnectionId
+    from tidb_magic.errors import TidbMagicError
+    from tidb_magic.grammar import KillStatement, parse_kill
+    from tidb_magic.kill import KillReport, Outcome
+    from tidb_magic.processlist import ProcessList
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Cluster": "api",
+    "ConnectionId": "connection_id",
+    "KillReport": "kill",
+    "KillStatement": "grammar",
+    "Outcome": "kill",
+    "PasswordInUrlWarning": "api",
+    "ProcessList": "processlist",
+    "TidbMagicError": "errors",
+    "connect": "api",
+    "parse_kill": "grammar",
+}
+
+__all__ = [
+    "Cluster",
+    "ConnectionId",
+    "KillReport",
+    "KillStatement",
+    "Outcome",
+    "PasswordInUrlWarning",
+    "ProcessList",
+    "TidbMagicError",
+    "connect",
+    "parse_kill",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used."""
+    if name in _HOME:
+        return getattr(import_module(f"tidb_magic.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def load_ipython_extension(ipython: "InteractiveShell") -> None:
+    """Register the magics."""
+    from tidb_magic.magics import TidbMagics
+
+    ipython.register_magics(TidbMagics)
+
+
+def unload_ipython_extension(ipython: "InteractiveShell") -> None:
+    """Close what is connected and take the magics away."""
+    magics = ipython.magics_manager.registry.pop("TidbMagics", None)
+    if magics is None:
+        return
+    magics.close()
+    for kind, names in magics.magics.items():
+        for name in names:
+            ipython.magics_manager.magics[kind].pop(name, None)
+    ipython.configurables[:] = [one for one in ipython.configurables if one is not magics]

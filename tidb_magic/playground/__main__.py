@@ -17,15 +17,21 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     commands = main.add_subparsers(dest="command", required=True)
-    start = commands.add_parser("start", help="start a cluster (the first time: build it, about 6 minutes)", allow_abbrev=False)
+    start = commands.add_parser(
+        "start", help="start a cluster (the first time: build it, about 6 minutes)", allow_abbrev=False
+    )
     start.add_argument("--instances", type=int, default=3, metavar="N", help="tidb-servers (default: 3)")
-    start.add_argument("--port", type=int, help="SQL port of the first instance, the others follow (default: free ones)")
+    start.add_argument(
+        "--port", type=int, help="SQL port of the first instance, the others follow (default: free ones)"
+    )
     start.add_argument("--global-kill", choices=("on", "off"), default="on", help="enable-global-kill (default: on)")
     start.add_argument("--compatible-kill-query", action="store_true", help="compatible-kill-query = true")
     start.add_argument("--connection-ids", type=int, choices=(32, 64), default=32, help="bits of ids (default: 32)")
     start.add_argument("--sem", action="store_true", help="security-enhanced mode")
     start.add_argument("--tls", action="store_true", help="TLS with a self-signed certificate")
-    start.add_argument("--workload", action="store_true", help="a small realistic crowd of sessions, renewed until stopped")
+    start.add_argument(
+        "--workload", action="store_true", help="a small realistic crowd of sessions, renewed until stopped"
+    )
     stop = commands.add_parser("stop", help="end a cluster and remove its data", allow_abbrev=False)
     stop.add_argument("--all", action="store_true", help="every playground of this user, tests' too")
     commands.add_parser("status", help="what runs", allow_abbrev=False)
@@ -92,8 +98,10 @@ def _stop(options: argparse.Namespace) -> None:
         print(f"Stopped {playground.name}.")
     if not stopping:
         others = ", ".join(one.name for one in running())
-        print(f"No playground {'runs' if options.all else f'named {options.name} runs'}."
-              + (f" Running: {others}." if others else ""))
+        print(
+            f"No playground {'runs' if options.all else f'named {options.name} runs'}."
+            + (f" Running: {others}." if others else "")
+        )
 
 
 def _status() -> None:

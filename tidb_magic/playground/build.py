@@ -62,15 +62,19 @@ class Piece:
 PIECES = {
     piece.name: piece
     for piece in (
-        Piece("pd-server", "pd", "github.com/tikv/pd/cmd/pd-server", ("-tags", "without_dashboard", "-ldflags", "-s -w")),
+        Piece(
+            "pd-server", "pd", "github.com/tikv/pd/cmd/pd-server", ("-tags", "without_dashboard", "-ldflags", "-s -w")
+        ),
         Piece(
             "tidb-server",
             "tidb",
             "github.com/pingcap/tidb/cmd/tidb-server",
             (
                 "-ldflags",
-                f"-s -w -X github.com/pingcap/tidb/pkg/parser/mysql.TiDBReleaseVersion={VERSION}"
-                f" -X github.com/pingcap/tidb/pkg/util/versioninfo.TiDBGitHash={COMMIT}",
+                (
+                    f"-s -w -X github.com/pingcap/tidb/pkg/parser/mysql.TiDBReleaseVersion={VERSION}"
+                    f" -X github.com/pingcap/tidb/pkg/util/versioninfo.TiDBGitHash={COMMIT}"
+                ),
             ),
         ),
         Piece("store", "tidb", "./store", ("-ldflags", "-s -w")),

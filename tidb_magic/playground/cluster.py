@@ -52,7 +52,7 @@ class Options:
             raise PlaygroundError(f"Port {self.port} is out of range for {self.instances} instances.")
 
     def toml(self) -> str:
-        """Return the configuration of a tidb-server. (JSON's booleans and numbers are TOML's.)"""
+        """Return the configuration of a tidb-server; JSON's booleans and numbers are TOML's."""
         lines = [
             f"enable-global-kill = {json.dumps(self.global_kill)}",
             f"compatible-kill-query = {json.dumps(self.compatible_kill_query)}",
@@ -97,7 +97,7 @@ class Playground:
         Not Linux or macOS, no Go to build with, a port taken, a server that died at start.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (the knobs are what it is for)
         self,
         instances: int = 3,
         *,
@@ -110,10 +110,8 @@ class Playground:
         tls: bool = False,
         workload: bool = False,
     ) -> None:
-        options = Options(
-            instances, port, global_kill, compatible_kill_query, connection_ids, sem, tls, workload
-        )
-        self._state = State(name or "", "", options, {})
+        options = Options(instances, port, global_kill, compatible_kill_query, connection_ids, sem, tls, workload)
+        self.state = State(name or "", "", options, {})
 
     @classmethod
     def of(cls, options: Options, *, name: str | None = None) -> Self:
@@ -136,9 +134,9 @@ class Playground:
 
     def stop(self) -> None:
         """End the processes that this playground started, frozen ones too, and remove its data."""
-        if not self._state.folder:
+        if not self.state.folder:
             return
-        processes.end(process for process in map(self._process, self._state.pids) if process)
+        processes.end(process for process in map(self._process, self.state.pids) if process)
         shutil.rmtree(self.folder, ignore_errors=True)
         _record(self.name).unlink(missing_ok=True)
 
@@ -157,17 +155,17 @@ class Playground:
     @property
     def name(self) -> str:
         """The name under which another process finds it."""
-        return self._state.name
+        return self.state.name
 
     @property
     def options(self) -> Options:
         """How it was set up."""
-        return self._state.options
+        return self.state.options
 
     @property
     def folder(self) -> Path:
         """The temporary folder with data and logs."""
-        return Path(self._state.folder)
+        return Path(self.state.folder)
 
     def url(self, instance: int = 0) -> str:
         """Return ``mysql://root@127.0.0.1:PORT`` of one instance."""
@@ -179,16 +177,16 @@ class Playground:
 
     def port(self, instance: int) -> int:
         """Return the port that SQL clients connect to."""
-        return self._state.ports[f"tidb-{instance}"]
+        return self.state.ports[f"tidb-{instance}"]
 
     def status_address(self, instance: int) -> str:
         """Return what CLUSTER_PROCESSLIST.INSTANCE shows for this instance (without security-enhanced mode)."""
-        return f"{LOOPBACK}:{self._state.ports[f'tidb-{instance}-status']}"
+        return f"{LOOPBACK}:{self.state.ports[f'tidb-{instance}-status']}"
 
     def status(self) -> dict[str, str]:
         """Return ``running``, ``frozen`` or ``stopped`` for every server by its name."""
         states = {}
-        for server in self._state.pids:
+        for server in self.state.pids:
             process = self._process(server)
             frozen = process is not None and process.status() == psutil.STATUS_STOPPED
             states[server] = "stopped" if process is None else "frozen" if frozen else "running"
@@ -221,7 +219,7 @@ class Playground:
         name = self.name
         if name and _record(name).exists():
             raise PlaygroundError(f"A playground named {name} is there already. Stop it first, or give another name.")
-        taken = {port for other in running() for port in other._state.ports.values()}
+        taken = {port for other in running() for port in other.state.ports.values()}
         options = self.options
         if options.port is not None:
             wanted = range(options.port, options.port + options.instances)
@@ -238,10 +236,10 @@ class Playground:
         if options.port is not None:
             ports |= {f"tidb-{i}": options.port + i for i in range(options.instances)}
         folder = Path(tempfile.mkdtemp(prefix="tidb-playground-")).resolve()
-        self._save(replace(self._state, name=name or folder.name, folder=str(folder), ports=ports))
+        self._save(replace(self.state, name=name or folder.name, folder=str(folder), ports=ports))
 
     def _save(self, state: State) -> None:
-        self._state = state
+        self.state = state
         record = _record(state.name)
         half = record.with_suffix(f".{os.getpid()}")
         half.write_text(json.dumps(asdict(state)))
@@ -260,10 +258,10 @@ class Playground:
     def _spawn(self, server: str, binaries: dict[str, Path]) -> None:
         command, environment = self._command(server, binaries)
         pid = processes.spawn(command, self.folder / f"{server}.out", **environment)
-        self._save(replace(self._state, pids=self._state.pids | {server: pid}))
+        self._save(replace(self.state, pids=self.state.pids | {server: pid}))
 
     def _command(self, server: str, binaries: dict[str, Path]) -> tuple[list[str], dict[str, str]]:
-        folder, ports = self.folder, self._state.ports
+        folder, ports = self.folder, self.state.ports
         pd = f"{LOOPBACK}:{ports['pd']}"
         if server == "pd":
             peer = f"http://{LOOPBACK}:{ports['pd-peer']}"
@@ -298,7 +296,7 @@ class Playground:
                 time.sleep(0.02)
 
     def _answers(self, server: str) -> bool:
-        ports = self._state.ports
+        ports = self.state.ports
         match server:
             case "pd":
                 return _get(f"http://{LOOPBACK}:{ports['pd']}/pd/api/v1/health", lambda body: b'"health": true' in body)
@@ -311,13 +309,13 @@ class Playground:
                 return _get(f"http://{LOOPBACK}:{ports[f'{server}-status']}/status", lambda _: True)
 
     def _process(self, server: str) -> psutil.Process | None:
-        pid = self._state.pids.get(server)
+        pid = self.state.pids.get(server)
         return None if pid is None else processes.find(pid, self.folder)
 
     def _running(self, server: Server) -> psutil.Process:
         key = _key(server)
-        if key not in self._state.pids:
-            known = ", ".join(name.removeprefix("tidb-") for name in self._state.pids)
+        if key not in self.state.pids:
+            known = ", ".join(name.removeprefix("tidb-") for name in self.state.pids)
             raise PlaygroundError(f"There is no server {server!r} in this playground. It has: {known}.")
         process = self._process(key)
         if process is None:
@@ -341,7 +339,7 @@ def running() -> Iterator[Playground]:
         except (OSError, ValueError, TypeError, PlaygroundError):
             continue  # stopped a moment ago, or written by another version
         playground = Playground()
-        playground._state = state
+        playground.state = state
         yield playground
 
 
@@ -375,5 +373,3 @@ def _get(url: str, good: Callable[[bytes], bool]) -> bool:
             return good(answer.read())
     except (OSError, urllib.error.URLError):
         return False
-
-

@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from random import SystemRandom
@@ -38,13 +39,16 @@ def find(pid: int, folder: Path) -> psutil.Process | None:
     """
     try:
         process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_ZOMBIE:
-            process.wait(timeout=0)  # ours to reap if it is a child of this process
-            return None
-        ours = any(str(folder) in argument for argument in process.cmdline())
+        for _ in range(100):
+            if process.status() == psutil.STATUS_ZOMBIE:
+                process.wait(timeout=0)  # ours to reap if it is a child of this process
+                return None
+            if arguments := process.cmdline():
+                return process if any(str(folder) in argument for argument in arguments) else None
+            time.sleep(0.002)  # just started: its command line is empty for a moment
     except (psutil.NoSuchProcess, psutil.TimeoutExpired):
-        return None
-    return process if ours else None
+        pass
+    return None
 
 
 def end(processes: Iterable[psutil.Process]) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pymysql
+from pymysql.constants import ER
 
 PASSWORD = "playground"  # noqa: S105 (of throw-away users on loopback)
 USERS = {
@@ -70,7 +71,7 @@ def hold(connection: pymysql.Connection) -> None:
     _run(connection, BOOKING)
     # Only the socket is watched: a ping would end the idleness that this session is here to show. It turns
     # readable when the server closes the session.
-    select.select([connection._sock], [], [])
+    select.select([connection._sock], [], [])  # type: ignore[attr-defined]  # noqa: SLF001 (the driver offers no other way to watch it)
 
 
 def book(connection: pymysql.Connection) -> None:
@@ -108,7 +109,9 @@ def main(folder: Path, urls: list[str]) -> None:
         with root.cursor() as cursor:
             rows = [(i, random.choice(("north", "south", "east", "west")), i % 997 / 7) for i in range(4000)]  # noqa: S311
             cursor.executemany("INSERT IGNORE INTO shop.orders VALUES (%s, %s, %s)", rows)
-            cursor.executemany("INSERT IGNORE INTO shop.stock VALUES (%s, %s, %s)", [(i, f"item {i}", 100) for i in range(50)])
+            cursor.executemany(
+                "INSERT IGNORE INTO shop.stock VALUES (%s, %s, %s)", [(i, f"item {i}", 100) for i in range(50)]
+            )
     arrived = []
     for number, (user, work) in enumerate(CROWD):
         first = threading.Event()
@@ -133,7 +136,12 @@ def _live(actor: Actor, first: threading.Event) -> None:
             connection.select_db("shop")
             first.set()
             while True:
-                actor.work(connection)
+                try:
+                    actor.work(connection)
+                except pymysql.OperationalError as error:
+                    if error.args[0] != ER.QUERY_INTERRUPTED:  # KILL QUERY leaves the session
+                        raise
+                    time.sleep(PAUSE)
         time.sleep(PAUSE)
 
 

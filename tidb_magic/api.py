@@ -1,0 +1,184 @@
+"""Cluster: what scripts and the magics hold."""
+
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from getpass import getpass
+from types import TracebackType
+from typing import Self, SupportsInt
+
+from tidb_magic.connection_id import ConnectionId
+from tidb_magic.errors import AuthenticationError, Interrupted
+from tidb_magic.grammar import KillStatement
+from tidb_magic.kill import TIMEOUT, KillReport, kill, plan, report
+from tidb_magic.processlist import DEADLINE, ProcessList, read
+from tidb_magic.routing import Link
+from tidb_magic.settings import Secret, Settings, parse_url
+
+
+class PasswordInUrlWarning(UserWarning):
+    """A password was typed into a URL: it stays in the notebook and in the history."""
+
+
+class Cluster:
+    """A TiDB cluster, through one connection to one of its instances. Get one from `connect`.
+
+    It connects again by itself after the connection was lost. Close it, or use it in a ``with`` block.
+    """
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    def processlist(self, *, idle: bool = False, deadline: float = DEADLINE) -> ProcessList:
+        """Read the sessions of the whole cluster.
+
+        Parameters
+        ----------
+        idle
+            All sessions, not only those that run something or hold a transaction.
+        deadline
+            Seconds until the answer must be there.
+
+        Raises
+        ------
+        DeadlineError, ConnectError, ServerError
+        Interrupted
+            Ctrl-C: no statement of ours is left running, or the message names it.
+        """
+        with _interruptible():
+            return read(self._link.connection, idle=idle, deadline=deadline)
+
+    def kill(self, ids: Iterable[SupportsInt | str], *, query: bool = False, timeout: float = TIMEOUT) -> KillReport:
+        """End sessions, or only their running statements, and report what was seen to happen.
+
+        Parameters
+        ----------
+        ids
+            Connection ids as whole numbers, on any instance. Floats are refused: they have lost digits.
+        query
+            End the running statement only; the session lives on.
+        timeout
+            Seconds from each KILL to its proof.
+
+        Raises
+        ------
+        ConnectionIdError
+            One of them is no connection id. Nothing was sent for any.
+        Interrupted
+            Ctrl-C: the message says what was sent and what is known of it.
+        """
+        return self.execute(_statements(ids, query=query), timeout=timeout)
+
+    def plan(self, ids: Iterable[SupportsInt | str], *, query: bool = False) -> KillReport:
+        """Report what `kill` would do now: `planned`, or why nothing would be sent. Sends nothing."""
+        return self.execute(_statements(ids, query=query), dry_run=True)
+
+    def execute(
+        self, statements: Iterable[KillStatement], *, timeout: float = TIMEOUT, dry_run: bool = False
+    ) -> KillReport:
+        """Do what parsed KILL statements say, as `kill` and `plan` do."""
+        wanted = list(statements)
+        with _interruptible():
+            return report(plan(self._link, wanted) if dry_run else kill(self._link, wanted, timeout=timeout))
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._link.close()
+
+    def __enter__(self) -> Self:
+        """Return the cluster."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close the connection."""
+        self.close()
+
+    def __repr__(self) -> str:
+        """Return address, version and what matters for a KILL; no secrets."""
+        able = self._link.capabilities
+        states = {True: "on", False: "off", None: "unknown"}
+        parts = [
+            f"{self._link.settings.address}: TiDB {self._link.version}",
+            f"global kill {states[able.global_kill]}",
+            "may end other users' sessions" if able.kill_others else "may end own sessions only",
+        ]
+        if able.compatible_kill_query:
+            parts.append("caution: compatible-kill-query is on")
+        return f"<Cluster {', '.join(parts)}>"
+
+
+def connect(url: str | Settings, *, password: str | None = None) -> Cluster:
+    """Connect to a TiDB cluster.
+
+    Parameters
+    ----------
+    url
+        ``mysql://user@host:4000/database``, or Settings.
+    password
+        If None and the URL holds none: the empty password is tried, then the person is asked if one is there.
+
+    Raises
+    ------
+    SettingsError, AuthenticationError, NotTidbError, ConnectError
+    Interrupted
+    """
+    url = parse_url(url) if isinstance(url, str) else url  # from here on no variable holds a password that shows
+    if password is not None:
+        url, password = replace(url, password=Secret(password)), None
+    elif url.password is not None:
+        warnings.warn(
+            "The password in the URL stays in this notebook and in the history. Leave it out: you will be asked.",
+            PasswordInUrlWarning,
+            stacklevel=1,  # a higher one would print the line with the password
+        )
+    with _interruptible():
+        return Cluster(_link(url))
+
+
+def _link(settings: Settings, ask: Callable[[str], str] = getpass) -> Link:
+    try:
+        return Link(settings)
+    except AuthenticationError as error:
+        if settings.password is not None:
+            raise
+        refused = error
+    prompt = f"Password for {settings.address}: "
+    try:
+        secret = Secret(ask(prompt)) if _somebody_is_there() else None
+    except (EOFError, NotImplementedError):  # a notebook that runs without a person
+        secret = None
+    if secret is None:
+        raise AuthenticationError(
+            f"{settings.address} wants a password and nobody is here to be asked."
+            " Pass it as connect(url, password=...), from a variable of the environment for example."
+        ) from refused
+    return Link(replace(settings, password=secret))
+
+
+def _somebody_is_there() -> bool:
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    if hasattr(shell, "kernel"):
+        return True  # the kernel knows whether its front end can ask, and raises NotImplementedError if not
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
+def _statements(ids: Iterable[SupportsInt | str], *, query: bool) -> list[KillStatement]:
+    if isinstance(ids, (int, str)):
+        ids = [ids]
+    return [KillStatement(ConnectionId(number), query=query) for number in ids]
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Turn Ctrl-C, wherever it hits, into one line."""
+    try:
+        yield
+    except Interrupted:
+        raise
+    except KeyboardInterrupt:
+        raise Interrupted("Interrupted. Nothing of ours is left running.") from None

@@ -1,0 +1,78 @@
+"""TiDB's connection ids: which instance an id belongs to, and whether it can be right."""
+
+from typing import Self, SupportsInt
+
+from tidb_magic.errors import ConnectionIdError
+
+# TiDB 7.3 and later, measured on 8.5.6:
+#   32 bits: 31..21 server id | 20..1 local id | bit 0 = 0
+#   64 bits: 63 = 0 | 62..41 server id | 40..1 local id | bit 0 = 1
+_LOCAL_32, _LOCAL_64 = 20, 40
+
+
+class ConnectionId(int):
+    """A connection id as KILL takes it: a whole number from 0 to 2^64 - 1.
+
+    The layout holds while global kill is on; with global kill off ids are 1, 2, 3 ... on each instance.
+
+    Raises
+    ------
+    ConnectionIdError
+        Not a whole number, or out of range. A float is refused: above 2^53 it has lost digits.
+
+    Examples
+    --------
+    >>> ConnectionId(5857102839209263511).server_id  # 64 bits, TiDB's documentation
+    2663502
+    >>> ConnectionId(3149922310).server_id  # 32 bits, TiDB 8.5.6, measured
+    1502
+    >>> ConnectionId(1).defect
+    'no 64-bit id is that small: it looks like the low half of one'
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, value: SupportsInt | str) -> Self:
+        """Check the value and make an id of it."""
+        if isinstance(value, str):
+            if not (value.isascii() and value.isdecimal()):
+                raise ConnectionIdError(f"A connection id is a whole number, not {value!r}.")
+            value = int(value)
+        elif isinstance(value, bool) or not hasattr(value, "__index__"):
+            raise ConnectionIdError(
+                f"A connection id is a whole number, not {value!r}: a {type(value).__name__} may have lost digits."
+            )
+        number = super().__new__(cls, value)
+        if not 0 <= number < 2**64:
+            raise ConnectionIdError(f"A connection id is between 0 and 2^64 - 1, not {int(number)}.")
+        return number
+
+    @property
+    def bits(self) -> int | None:
+        """32 or 64, the layout of this id; None if it fits neither."""
+        if self % 2 == 0:
+            return 32 if self < 2**32 else None
+        return 64 if 2**32 < self < 2**63 else None
+
+    @property
+    def server_id(self) -> int | None:
+        """The instance's SERVER_ID in CLUSTER_INFO; None if the id fits no layout."""
+        match self.bits:
+            case 32:
+                return int(self) >> (_LOCAL_32 + 1)
+            case 64:
+                return int(self) >> (_LOCAL_64 + 1)
+        return None
+
+    @property
+    def defect(self) -> str | None:
+        """Why no session of a cluster with global kill on can have this id; None if one can."""
+        if self >= 2**63:
+            return "ids end below 2^63"
+        if self % 2 and self < 2**32:
+            return "no 64-bit id is that small: it looks like the low half of one"
+        if self.bits is None:
+            return "a 64-bit id is odd and a 32-bit id is below 2^32: this is neither"
+        if self.server_id == 0:
+            return "it names server id 0, which no instance has"
+        return None

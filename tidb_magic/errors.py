@@ -1,0 +1,60 @@
+"""What can go wrong, one class for each thing a person can do about it."""
+
+
+class TidbMagicError(Exception):
+    """Something did not work; the message says what happened, why, and what to do."""
+
+    def _render_traceback_(self: BaseException) -> list[str]:
+        """Show one line in a notebook instead of a traceback (IPython asks for this by name)."""
+        return [f"{type(self).__name__}: {self}"]
+
+
+class SettingsError(TidbMagicError):
+    """You gave a URL or an option that does not say where and how to connect."""
+
+
+class ConnectError(TidbMagicError):
+    """The server could not be reached, or it ended the connection."""
+
+
+class AuthenticationError(ConnectError):
+    """The server refused this user and password."""
+
+
+class NotTidbError(ConnectError):
+    """You connected to a server that is not TiDB."""
+
+
+class NotConnectedError(TidbMagicError):
+    """You asked for something that needs a cluster before connecting to one."""
+
+
+class ServerError(TidbMagicError):
+    """TiDB answered a statement with an error. `code` is the server's error number."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class DeadlineError(TidbMagicError):
+    """The cluster did not answer in time."""
+
+
+class KillSyntaxError(TidbMagicError):
+    """You typed a KILL that TiDB does not accept. `column` is where, counted from 1."""
+
+    def __init__(self, message: str, column: int) -> None:
+        super().__init__(f"{message} (column {column})")
+        self.problem = message
+        self.column = column
+
+
+class ConnectionIdError(TidbMagicError):
+    """You gave something that cannot be a connection id."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """You pressed Ctrl-C. Not a TidbMagicError: `except Exception` around a loop must not swallow it."""
+
+    _render_traceback_ = TidbMagicError._render_traceback_

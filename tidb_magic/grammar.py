@@ -1,0 +1,101 @@
+"""The grammar of TiDB's KILL, and nothing more.
+
+    KILL [TIDB] [CONNECTION | QUERY] <decimal id> | CONNECTION_ID()
+
+`CONNECTION_ID()` is accepted without CONNECTION or QUERY only. TiDB 8.5.6, measured.
+"""
+
+import re
+from dataclasses import dataclass
+
+from tidb_magic.connection_id import ConnectionId
+from tidb_magic.errors import ConnectionIdError, KillSyntaxError
+
+_SKIP = re.compile(r"(?:\s+|/\*(?![!+T])(?:[^*]|\*(?!/))*\*/|--(?=\s|$)[^\n]*|\#[^\n]*)*")
+_TOKEN = re.compile(r"\d+(?![\w$.])|\w[\w$]*|.", re.DOTALL | re.ASCII)
+
+
+@dataclass(frozen=True)
+class KillStatement:
+    """A KILL as it was typed: what it ends and whom. `connection_id` is None for CONNECTION_ID()."""
+
+    connection_id: ConnectionId | None
+    query: bool = False
+    tidb: bool = False
+
+    @property
+    def sql(self) -> str:
+        """The statement that is sent: the one form that means the same with every setting of the server."""
+        if self.connection_id is None:
+            return "KILL TIDB CONNECTION_ID()"
+        return f"KILL TIDB {'QUERY' if self.query else 'CONNECTION'} {int(self.connection_id)}"
+
+
+def parse_kill(text: str) -> KillStatement:
+    """Parse one KILL statement.
+
+    Raises
+    ------
+    KillSyntaxError
+        TiDB would not accept it; the message names the column and what was expected there.
+
+    Examples
+    --------
+    >>> parse_kill("KILL TIDB QUERY 5857102839209263511")
+    KillStatement(connection_id=5857102839209263511, query=True, tidb=True)
+    >>> parse_kill("kill query all")
+    Traceback (most recent call last):
+    ...
+    tidb_magic.errors.KillSyntaxError: Expected a connection id (digits only), found 'all' (column 12)
+    """
+    tokens = _Tokens(text)
+    if not tokens.take("KILL"):
+        raise tokens.error("Expected KILL")
+    tidb = tokens.take("TIDB")
+    query = tokens.take("QUERY")
+    scoped = query or tokens.take("CONNECTION")
+    if not scoped and tokens.take("CONNECTION_ID"):
+        for bracket in "()":
+            if not tokens.take(bracket):
+                raise tokens.error(f"Expected {bracket!r}")
+        number = None
+    else:
+        number = tokens.take_id()
+    tokens.take(";")
+    if tokens.next:
+        raise tokens.error("Expected the end of the statement (one id a statement)")
+    return KillStatement(number, query=query, tidb=tidb)
+
+
+class _Tokens:
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._at = 0
+        self.next = ""
+        self._advance()
+
+    def _advance(self) -> None:
+        skipped = _SKIP.match(self._text, self._at + len(self.next))
+        self._at = skipped.end() if skipped else len(self._text)
+        token = _TOKEN.match(self._text, self._at)
+        self.next = token[0] if token else ""
+
+    def take(self, word: str) -> bool:
+        if self.next.upper() != word:
+            return False
+        self._advance()
+        return True
+
+    def take_id(self) -> ConnectionId:
+        if not (self.next.isascii() and self.next.isdecimal()):
+            raise self.error("Expected a connection id (digits only)")
+        try:
+            number = ConnectionId(self.next)
+        except ConnectionIdError as error:
+            raise self.error(str(error).removesuffix(".")) from error
+        self._advance()
+        return number
+
+    def error(self, message: str) -> KillSyntaxError:
+        found = f", found {self.next[:40]!r}" if self.next else ", found the end"
+        return KillSyntaxError(message + found, self._at + 1)

@@ -1,0 +1,283 @@
+"""End sessions or their statements, and see that it happened: plan, check, send, verify."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any, ClassVar
+
+import pandas as pd
+
+from tidb_magic.connection import Connection, is_own
+from tidb_magic.errors import ConnectError, DeadlineError, Interrupted, ServerError
+from tidb_magic.grammar import KillStatement
+from tidb_magic.processlist import DEADLINE, Look, Session, look
+from tidb_magic.render import first_line, html_table, text_table
+from tidb_magic.routing import Capabilities, Link, Route, route
+
+TIMEOUT = 10.0  # seconds, from KILL to proof
+_POLL = (0.002, 0.25)  # seconds between two looks: the first, and the longest
+
+COLUMNS = ["ID", "INSTANCE", "USER", "HOST", "ACTION", "OUTCOME", "REASON", "SECONDS", "STATEMENT", "WARNING", "INFO"]
+
+
+class Outcome(StrEnum):
+    """What became of one target. Each is what was observed, never what the server answered."""
+
+    KILLED = "killed"  # the session is gone
+    INTERRUPTED = "interrupted"  # its statement ended, the session lives
+    STILL_RUNNING = "still running"  # sent, not ended in time
+    UNCONFIRMED = "unconfirmed"  # sent, then nothing answered: it may still happen
+    ALREADY_GONE = "already gone"  # two looks found no such session; nothing sent
+    REFUSED = "refused"  # nothing sent
+    UNREACHABLE = "unreachable"  # the cluster or its instance did not answer; nothing sent
+    FAILED = "failed"  # the server refused the KILL
+    PLANNED = "planned"  # nothing sent: a plan was asked for
+
+
+@dataclass(frozen=True)
+class Target:
+    """One id of a kill: what was seen of it, and what became of it. `seconds` is from KILL to proof."""
+
+    statement: KillStatement
+    session: Session | None = None
+    outcome: Outcome | None = None
+    reason: str = ""
+    seconds: float | None = None
+    warning: str = ""
+
+    @property
+    def id(self) -> int:
+        """The connection id."""
+        return int(self.statement.connection_id or 0)
+
+
+class KillReport(pd.DataFrame):
+    """One row for each session that a kill was asked for.
+
+    ID ``Int64``; INSTANCE, USER, HOST and INFO as last seen; ACTION ``QUERY`` or ``CONNECTION``; OUTCOME one of
+    `Outcome`; REASON in words; SECONDS ``Float64`` from KILL to proof; STATEMENT as sent, or as it would be;
+    WARNING the server's own words.
+    """
+
+    @property
+    def _constructor(self) -> Callable[..., pd.DataFrame]:
+        return pd.DataFrame
+
+    _metadata: ClassVar[list[str]] = []
+
+    def __repr__(self) -> str:
+        """Return an aligned table."""
+        return text_table(*self._table(), widths={"INFO": 40, "REASON": 300})
+
+    def _repr_html_(self) -> str:
+        return html_table(*self._table())
+
+    def _table(self) -> tuple[list[str], list[list[object]], list[str]]:
+        shown = ["ID", "INSTANCE", "USER", "ACTION", "OUTCOME", "SECONDS", "INFO", "REASON"]
+        rows = [[_cell(value) for value in row] for row in self[shown].itertuples(index=False)]
+        counts = self["OUTCOME"].value_counts(sort=False)
+        return shown, rows, [", ".join(f"{count} {outcome}" for outcome, count in counts.items()) + "."]
+
+
+def _cell(value: Any) -> object:
+    if pd.isna(value):
+        return ""
+    return f"{value:.3f}" if isinstance(value, float) else value
+
+
+def plan(link: Link, statements: Sequence[KillStatement]) -> list[Target]:
+    """Look at every target now and decide: `planned`, or what speaks against it. Sends nothing.
+
+    Raises
+    ------
+    Interrupted
+    """
+    connection = link.connection
+    return _plan(connection, link.capabilities, statements)
+
+
+def kill(link: Link, statements: Sequence[KillStatement], *, timeout: float = TIMEOUT) -> list[Target]:
+    """End what the statements name, one after the other, and tell what was seen to happen.
+
+    Parameters
+    ----------
+    link
+        The cluster.
+    statements
+        Whom to end, and whether the session or only its statement.
+    timeout
+        Seconds from each KILL to its proof.
+
+    Raises
+    ------
+    Interrupted
+        Ctrl-C. The message says what was sent and what is known of it.
+    """
+    done: list[Target] = []
+    waiting = list(dict.fromkeys(statements))
+    while waiting:
+        sending = False
+        try:
+            connection = (
+                link.connection
+            )  # the KILL goes the way of the look: on another instance an id can be another's
+            (target,) = _plan(connection, link.capabilities, waiting[:1])
+            if target.outcome is Outcome.PLANNED:
+                sending = True
+                target = _verify(link, _send(connection, target, timeout), timeout)
+        except KeyboardInterrupt as error:
+            raise Interrupted(_interrupted(done, waiting, error, sending=sending)) from None
+        done.append(target)
+        del waiting[0]
+    return done
+
+
+def report(targets: Sequence[Target]) -> KillReport:
+    """Return the targets as a KillReport."""
+    rows = [
+        (
+            target.id,
+            session.instance if session else None,
+            session.user if session else None,
+            session.host if session else None,
+            "QUERY" if target.statement.query else "CONNECTION",
+            str(target.outcome),
+            target.reason,
+            target.seconds,
+            target.statement.sql,
+            target.warning,
+            session.info if session else None,
+        )
+        for target in targets
+        for session in [target.session]
+    ]
+    frame = KillReport(pd.DataFrame(rows, columns=COLUMNS, dtype=object))
+    dtypes: dict[str, Any] = {"ID": "Int64", "SECONDS": "Float64"}
+    for name in COLUMNS:
+        frame[name] = frame[name].astype(dtypes[name]) if name in dtypes else frame[name].infer_objects()
+    return frame
+
+
+def _plan(connection: Connection, able: Capabilities, statements: Sequence[KillStatement]) -> list[Target]:
+    ids = [int(one.connection_id) for one in statements if one.connection_id is not None]
+    try:
+        seen = look(connection, ids)
+        if not set(ids) <= {session.id for session in seen.sessions}:
+            seen = _merged(seen, look(connection, ids))  # COM_CHANGE_USER hides a session for a moment
+    except (DeadlineError, ConnectError) as error:
+        return [
+            Target(one, outcome=Outcome.UNREACHABLE, reason=f"not found out where it is. {error}") for one in statements
+        ]
+    return [_judge(one, seen, able) for one in statements]
+
+
+def _judge(statement: KillStatement, seen: Look, able: Capabilities) -> Target:
+    number = statement.connection_id
+    if number is None:
+        return Target(statement, outcome=Outcome.REFUSED, reason="CONNECTION_ID() is tidb_magic's own connection")
+    found = [session for session in seen.sessions if session.id == number]
+    if not found and seen.missing:
+        reason = f"not seen, but {', '.join(seen.missing)} did not answer"
+        return Target(statement, outcome=Outcome.UNREACHABLE, reason=reason)
+    if not found:
+        defect = number.defect if able.global_kill else None
+        reason = "no session has this id" + (f": {defect}" if defect else "")
+        return Target(statement, outcome=Outcome.ALREADY_GONE, reason=reason)
+    if against := _against(statement, found, seen, able):
+        return Target(statement, found[0], Outcome.REFUSED, against)
+    way = route(found[0].instance, seen.here, able)
+    if not isinstance(way, Route):
+        return Target(statement, found[0], Outcome.REFUSED, way)
+    there = "sent on its own instance" if way is Route.OWNER else f"forwarded by TiDB to {found[0].instance}"
+    return Target(statement, found[0], Outcome.PLANNED, there)
+
+
+def _against(statement: KillStatement, found: Sequence[Session], seen: Look, able: Capabilities) -> str | None:
+    """Return why this KILL must not be sent, or None."""
+    session = found[0]
+    if len(found) > 1:
+        where = ", ".join(one.instance for one in found)
+        return f"{len(found)} sessions have this id (on {where}): it does not say which one is meant"
+    if seen.here is None or seen.user is None:
+        return "this connection did not find itself in the list, so it cannot tell its own sessions from others"
+    if is_own(session.instance, session.id):
+        return "it is a connection of tidb_magic itself"
+    if session.user != seen.user and not able.kill_others:
+        whose = f"{session.user}'s" if session.user else "an internal"
+        return f"it is {whose} session, and {seen.user} has neither CONNECTION_ADMIN nor SUPER"
+    if statement.query and not session.runs:
+        return "it runs no statement now (an older TiDB would end the session); KILL without QUERY ends the session"
+    return None
+
+
+def _merged(first: Look, second: Look) -> Look:
+    sessions = {(session.instance, session.id): session for session in (*first.sessions, *second.sessions)}
+    missing = tuple(dict.fromkeys((*first.missing, *second.missing)))
+    return replace(second, sessions=tuple(sessions.values()), missing=missing)
+
+
+def _send(connection: Connection, target: Target, timeout: float) -> Target:
+    """Send the KILL. The target comes back without an outcome if the server took it."""
+    try:
+        answer = connection.query(target.statement.sql, deadline=timeout)
+    except ServerError as error:
+        return replace(target, outcome=Outcome.FAILED, reason=str(error))
+    except (ConnectError, DeadlineError) as error:
+        return replace(target, outcome=Outcome.UNCONFIRMED, reason=f"sent, it may still happen. {error}")
+    if answer.warnings:
+        return replace(target, outcome=Outcome.FAILED, reason="TiDB warned", warning=first_line(answer.warnings[0]))
+    return replace(target, outcome=None, reason="")
+
+
+def _verify(link: Link, target: Target, timeout: float) -> Target:
+    """Look until the session is gone or its statement has changed, or until the timeout."""
+    before = target.session
+    if target.outcome is not None or before is None:
+        return target
+    began = time.monotonic()
+    pause = _POLL[0]
+    unseen = ""
+    while True:
+        left = timeout - (time.monotonic() - began)
+        if left <= 0:
+            break
+        try:
+            seen = look(link.connection, [target.id], deadline=min(DEADLINE, left))
+        except (DeadlineError, ConnectError) as error:
+            unseen = str(error)
+            continue
+        now = next((one for one in seen.sessions if one.identity == before.identity), None)
+        unseen = "" if now or not seen.missing else f"{', '.join(seen.missing)} did not answer"
+        if not unseen and (outcome := _proof(target.statement, before, now)):
+            gone = "its whole session ended" if target.statement.query and now is None else ""
+            return replace(target, outcome=outcome, reason=gone, seconds=time.monotonic() - began)
+        time.sleep(min(pause, max(0.0, left)))
+        pause = min(pause * 2, _POLL[1])
+    if unseen:
+        return replace(target, outcome=Outcome.UNCONFIRMED, reason=f"sent, it may still happen. {unseen}")
+    what = "its statement" if target.statement.query else "the session"
+    return replace(
+        target, outcome=Outcome.STILL_RUNNING, reason=f"sent and delivered, {what} did not end within {timeout:g} s"
+    )
+
+
+def _proof(statement: KillStatement, before: Session, now: Session | None) -> Outcome | None:
+    """Return what a look shows to have happened, None if nothing has yet."""
+    if now is None:
+        return Outcome.KILLED
+    if statement.query and (not now.runs or now.info != before.info or now.time < before.time):
+        return Outcome.INTERRUPTED
+    return None
+
+
+def _interrupted(
+    done: Sequence[Target], waiting: Sequence[KillStatement], error: KeyboardInterrupt, *, sending: bool
+) -> str:
+    said = [str(error) if isinstance(error, Interrupted) else "Interrupted."]
+    if sending:
+        said.append(f"{waiting[0].sql} was sent, what came of it was not seen: look with %tidb_ps.")
+    said += [f"{target.id}: {target.outcome}." for target in done]
+    if not_sent := [str(one.connection_id) for one in waiting[int(sending) :]]:
+        said.append(f"Nothing was sent for {', '.join(not_sent)}.")
+    return " ".join(said)

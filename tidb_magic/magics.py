@@ -1,0 +1,174 @@
+"""The notebook front: parse a line, call the library, return what it gives."""
+
+import argparse
+import shlex
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from IPython.core.error import UsageError
+from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand, output_can_be_silenced
+
+from tidb_magic.errors import KillSyntaxError, NotConnectedError
+from tidb_magic.grammar import KillStatement, parse_kill
+
+if TYPE_CHECKING:
+    from tidb_magic.api import Cluster
+    from tidb_magic.kill import KillReport
+    from tidb_magic.processlist import ProcessList
+
+PLAYGROUND = "playground"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Options as in a shell. A wrong one is IPython's UsageError; -h and --help show the help of the magic."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{self.prog}: {message}. {self.prog}? shows the help.")
+
+    def parse(self, line: str) -> argparse.Namespace:
+        try:
+            words = shlex.split(line.strip().removesuffix(";"))
+        except ValueError as error:
+            self.error(f"{error} (quotes as in a shell)".lower())
+        return self.parse_intermixed_args(words)
+
+
+def _parser(name: str) -> _Parser:
+    return _Parser(prog=f"%{name}", add_help=False, allow_abbrev=False)
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds above 0")
+    return value
+
+
+@magics_class
+class TidbMagics(Magics):
+    """%tidb_connect, %tidb_ps and %tidb_kill."""
+
+    def __init__(self, shell: Any) -> None:
+        super().__init__(shell)
+        self.cluster: Cluster | None = None
+
+    @no_var_expand
+    @output_can_be_silenced
+    @line_magic
+    def tidb_connect(self, line: str) -> "Cluster":
+        """Connect to a TiDB cluster.
+
+            %tidb_connect [URL | playground]
+
+        URL         mysql://user@host:4000/database. Leave the password out: you are asked for it if one is needed.
+        playground  a real three-instance TiDB cluster on this machine; one is started if none runs, and built the
+                    first time (about 6 minutes).
+
+        Without a word it returns the cluster that is connected. A new connection replaces it. Returns a Cluster.
+
+            %tidb_connect mysql://analyst@db.example.com:4000
+            %tidb_connect playground
+        """
+        parser = _parser("tidb_connect")
+        parser.add_argument("target", nargs="?")
+        target = parser.parse(line).target
+        del line  # it can hold a password
+        if target is None:
+            return self._connected()
+        from tidb_magic.api import connect
+        from tidb_magic.settings import Settings, parse_url
+
+        where: Settings = parse_url(_playground_url() if target == PLAYGROUND else target)
+        del target
+        cluster = connect(where)
+        self.close()
+        self.cluster = cluster
+        return cluster
+
+    @no_var_expand
+    @output_can_be_silenced
+    @line_magic
+    def tidb_ps(self, line: str) -> "ProcessList":
+        """List the sessions of the whole cluster.
+
+            %tidb_ps [--idle]
+
+        By default those that run a statement or hold a transaction, longest running first; the footer counts the
+        others. Returns a ProcessList, a DataFrame with the columns of INFORMATION_SCHEMA.CLUSTER_PROCESSLIST.
+
+        --idle  list idle sessions too
+
+            %tidb_ps
+            df = %tidb_ps --idle
+        """
+        parser = _parser("tidb_ps")
+        parser.add_argument("--idle", action="store_true")
+        options = parser.parse(line)
+        return self._connected().processlist(idle=options.idle)
+
+    @output_can_be_silenced
+    @line_magic
+    def tidb_kill(self, line: str) -> "KillReport":
+        """End sessions or their statements, on any instance.
+
+            %tidb_kill [KILL] [TIDB] [CONNECTION | QUERY] ID...
+
+        CONNECTION (or neither word) ends the session; QUERY ends its running statement, the session lives on.
+        Acts at once. Returns a KillReport: a DataFrame with one row an ID and an OUTCOME that was observed:
+        killed, interrupted, still running, unconfirmed, already gone, refused, unreachable or failed.
+
+        --dry-run      only show what would be sent
+        --timeout SEC  seconds from each KILL to its proof (default: 10)
+
+            %tidb_kill QUERY 5857102839209263511
+            %tidb_kill 5857102839209263511 5857102839209263513
+        """
+        parser = _parser("tidb_kill")
+        parser.add_argument("words", nargs="*")
+        parser.add_argument("--dry-run", action="store_true")
+        parser.add_argument("--timeout", type=_seconds)
+        options = parser.parse(line)
+        statements = kill_words(options.words)
+        timeout = {} if options.timeout is None else {"timeout": options.timeout}
+        return self._connected().execute(statements, dry_run=options.dry_run, **timeout)
+
+    def close(self) -> None:
+        """Close what is connected."""
+        if self.cluster is not None:
+            self.cluster.close()
+            self.cluster = None
+
+    def _connected(self) -> "Cluster":
+        if self.cluster is None:
+            raise NotConnectedError(
+                "Not connected. First: %tidb_connect mysql://user@host:4000 (or: %tidb_connect playground)"
+            )
+        return self.cluster
+
+
+def kill_words(words: Sequence[str]) -> list[KillStatement]:
+    """Read ``[KILL] [TIDB] [CONNECTION | QUERY] ID...``: KILL's grammar, but with several ids.
+
+    >>> [statement.sql for statement in kill_words(["QUERY", "5", "7"])]
+    ['KILL TIDB QUERY 5', 'KILL TIDB QUERY 7']
+    """
+    scope, ids = ["KILL"], list(words)
+    for choice in (["KILL"], ["TIDB"], ["CONNECTION", "QUERY"]):
+        if ids and ids[0].upper() in choice:
+            word = ids.pop(0).upper()
+            scope += [word] if word != "KILL" else []
+    try:
+        return [parse_kill(" ".join([*scope, word])) for word in ids or [""]]
+    except KillSyntaxError as error:
+        raise UsageError(f"%tidb_kill: {error.problem}. %tidb_kill? shows the help.") from error
+
+
+def _playground_url() -> str:
+    try:
+        from tidb_magic.playground.cluster import DEFAULT, Playground, find
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"The playground needs {error.name}. Install it with: pip install 'tidb_magic[playground]'"
+        ) from error
+    playground = find(DEFAULT) or Playground(name=DEFAULT).start()
+    return playground.url(0)

@@ -1,0 +1,216 @@
+"""The sessions of the whole cluster, read in one statement, as a DataFrame that shows itself."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, ClassVar
+
+import pandas as pd
+
+from tidb_magic.connection import Connection, Result, is_own
+from tidb_magic.queries import query
+from tidb_magic.render import html_table, text_table
+
+DEADLINE = 3.0  # seconds
+_COUNT = "tidb_magic_sessions"
+_GRACE = 0.5  # seconds that the server may take to say that its own deadline has passed
+_SHOWN = ["ID", "INSTANCE", "USER", "HOST", "DB", "COMMAND", "TIME", "STATE", "INFO"]
+_SILENT = re.compile(r"^\[([^\]]*(?:\[[^\]]*\][^\]]*)?)\]\(\d+\)")
+
+
+@dataclass(frozen=True)
+class Session:
+    """One session as the list shows it. `time` is in seconds; `info` is its statement, None while it runs none."""
+
+    instance: str
+    id: int
+    user: str
+    host: str
+    command: str
+    time: int
+    info: str | None
+    txn_start: str
+
+    @property
+    def identity(self) -> tuple[str, int, str]:
+        """What stays the same while it is the same session of the same user; a reset changes HOST."""
+        return self.instance, self.id, self.user
+
+    @property
+    def runs(self) -> bool:
+        """Whether it runs a statement."""
+        return self.command != "Sleep" and self.info is not None
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one reading of the cluster saw.
+
+    `here` is the INSTANCE and `user` the USER of the connection that looked; both None if it did not see itself.
+    `missing` are instances that did not answer; it is empty if every registered one did.
+    """
+
+    sessions: tuple[Session, ...]
+    here: str | None
+    user: str | None
+    missing: tuple[str, ...]
+
+
+class ProcessList(pd.DataFrame):
+    r"""Sessions of a TiDB cluster: the columns of INFORMATION_SCHEMA.CLUSTER_PROCESSLIST, by TiDB's names.
+
+    ID, TIME (seconds), MEM and DISK (bytes) and every other integer column are nullable ``Int64``: the one dtype in
+    which ids stay exact through merge, concat and missing values. Text is ``str``; bytes that are no UTF-8 are shown
+    as ``\xNN``. One row a session, unique by (INSTANCE, ID). Longest running first.
+
+    Attributes
+    ----------
+    taken_at : datetime
+        When it was read, in this machine's time zone.
+    sessions : int
+        How many sessions the cluster had, those not listed included.
+    complete : bool
+        Whether every registered instance answered.
+    missing : tuple of str
+        The instances that did not.
+    own : frozenset of (INSTANCE, ID)
+        Sessions of tidb_magic itself.
+    """
+
+    taken_at: datetime | None = None
+    sessions: int | None = None
+    complete: bool = False
+    missing: tuple[str, ...] = ()
+    own: frozenset[tuple[str, int]] = frozenset()
+
+    _metadata: ClassVar[list[str]] = ["taken_at", "sessions", "complete", "missing", "own"]
+
+    @property
+    def _constructor(self) -> Callable[..., pd.DataFrame]:
+        return _process_list
+
+    def __repr__(self) -> str:
+        """Return an aligned table with a footer that says what is not in it."""
+        return text_table(*self._table())
+
+    def _repr_html_(self) -> str:
+        return html_table(*self._table())
+
+    def _table(self) -> tuple[list[str], list[list[object]], list[str]]:
+        shown = [column for column in _SHOWN if column in self.columns]
+        values = [[None if pd.isna(value) else value for value in self[column]] for column in shown]
+        rows = [["" if value is None else value for value in row] for row in zip(*values, strict=True)]
+        return shown, rows, self._footer()
+
+    def _footer(self) -> list[str]:
+        instances = self["INSTANCE"].nunique()
+        counted = f"{len(self):,} session{'s' * (len(self) != 1)} on {instances} instance{'s' * (instances != 1)}"
+        if self.taken_at is None:
+            return [f"{counted}."]
+        lines = [f"{counted}, taken {self.taken_at:%Y-%m-%d %H:%M:%S %Z}."]
+        if self.sessions is not None and self.sessions > len(self):
+            lines.append(
+                f"{self.sessions - len(self):,} of {self.sessions:,} are not in it: --idle lists idle ones too."
+            )
+        if own := sum((i, n) in self.own for i, n in zip(self["INSTANCE"], self["ID"], strict=True)):
+            lines.append(f"{own} of them {'is' if own == 1 else 'are'} tidb_magic's own.")
+        if not self.complete:
+            lines.append(f"NOT COMPLETE: no answer from {', '.join(self.missing) or 'an instance'}.")
+        return lines
+
+
+def _process_list(*args: Any, **kwargs: Any) -> pd.DataFrame:
+    """Keep the class while rows can be told apart, else give a plain DataFrame."""
+    frame = pd.DataFrame(*args, **kwargs)
+    if "INSTANCE" in frame.columns and "ID" in frame.columns and pd.api.types.is_integer_dtype(frame["ID"].dtype):
+        return ProcessList(frame)
+    return frame
+
+
+def read(connection: Connection, *, idle: bool = False, deadline: float = DEADLINE) -> ProcessList:
+    """Read the sessions of the whole cluster in one statement.
+
+    Parameters
+    ----------
+    connection
+        Any session on the cluster.
+    idle
+        List idle sessions too, not only those that run something or hold a transaction.
+    deadline
+        Seconds.
+
+    Raises
+    ------
+    DeadlineError, ConnectError, ServerError, Interrupted
+    """
+    result = _ask(connection, "processlist", {"idle": idle}, deadline)
+    frame = _frame(result)
+    counts = frame.pop(_COUNT)
+    frame.taken_at = datetime.now().astimezone()
+    frame.sessions = int(counts.iloc[0]) if len(counts) else None
+    frame.missing = silent(result.warnings)
+    frame.complete = not result.warnings
+    _own_row(connection, sessions(result))
+    listed = zip(frame["INSTANCE"], frame["ID"], strict=True)
+    frame.own = frozenset((instance, number) for instance, number in listed if is_own(instance, number))
+    return frame
+
+
+def look(connection: Connection, ids: Sequence[int], *, deadline: float = DEADLINE) -> Look:
+    """Look at the sessions with these ids, wherever they are. As `read` for what can go wrong."""
+    own = () if connection.id is None else (int(connection.id),)
+    result = _ask(connection, "sessions", {"ids": (*ids, *own)}, deadline)
+    seen = sessions(result)
+    self = _own_row(connection, seen)
+    wanted = tuple(session for session in seen if session.id in ids)
+    missing = silent(result.warnings) or (("an instance",) if result.warnings else ())
+    return Look(wanted, self.instance if self else None, self.user if self else None, missing)
+
+
+def sessions(result: Result) -> tuple[Session, ...]:
+    """Return the rows of a process list as sessions, each once (a restarted instance can be listed twice)."""
+    at = {
+        name: result.columns.index(name)
+        for name in ("INSTANCE", "ID", "USER", "HOST", "COMMAND", "TIME", "INFO", "TxnStart")
+    }
+    return tuple(dict.fromkeys(Session(*(_text(row[at[name]]) for name in at)) for row in result.rows))
+
+
+def silent(warnings: Sequence[str]) -> tuple[str, ...]:
+    """Return the instances that TiDB's warnings name as not answering.
+
+    >>> silent(["[127.0.0.1:10081](1) rpc error: code = Unavailable desc = connection error"])
+    ('127.0.0.1:10081',)
+    """
+    return tuple(match[1] for warning in warnings if (match := _SILENT.match(warning)))
+
+
+def _ask(connection: Connection, name: str, args: dict[str, object], deadline: float) -> Result:
+    # The server is asked to end it by itself; the deadline on our side is for when it cannot.
+    args = {**args, "milliseconds": max(1, round(deadline * 1000))}
+    return connection.query(query(name), args, deadline=deadline + _GRACE)
+
+
+def _own_row(connection: Connection, seen: Sequence[Session]) -> Session | None:
+    for session in seen:
+        if session.id == connection.id and session.info is not None and connection.token in session.info:
+            connection.instance = session.instance
+            return session
+    return None
+
+
+def _frame(result: Result) -> ProcessList:
+    columns: dict[str, object] = {}
+    for at, name in enumerate(result.columns):
+        values = [row[at] for row in result.rows]
+        if name in result.integers:
+            # No id and no memory is that large: TiDB's unsigned counters can fall below zero.
+            columns[name] = pd.array([None if v is None or v >= 2**63 else v for v in values], dtype="Int64")
+        else:
+            columns[name] = [_text(value) for value in values]
+    return ProcessList(columns).drop_duplicates(["INSTANCE", "ID"], ignore_index=True)
+
+
+def _text(value: Any) -> Any:
+    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else value

@@ -1,0 +1,99 @@
+"""Rows as text and as escaped HTML. What comes from a server is shown, never interpreted."""
+
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from html import escape
+from types import MappingProxyType
+
+from wcwidth import wcswidth
+
+ROWS_SHOWN = 200
+TEXT_WIDTH = 60  # of one column, in a text table
+HTML_WIDTH = 400
+
+# Characters that a terminal or a browser acts on instead of showing: controls, bidi and other format marks, unassigned.
+_ACTIVE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+_SPACE = re.compile(r"[ \t\r\n]+")
+
+
+def plain(value: object, width: int = TEXT_WIDTH) -> str:
+    r"""Return `value` on one line of at most `width` characters, with nothing in it that acts on a terminal.
+
+    >>> plain("SELECT 1,\n       2")
+    'SELECT 1, 2'
+    >>> plain("\x1b[2J\u202edrop")
+    '\\x1b[2J\\u202edrop'
+    >>> plain("a" * 10, width=5)
+    'aaaa…'
+    """
+    text = _SPACE.sub(" ", str(value)[: width * 4]).strip()
+    if not text.isascii() or not text.isprintable():
+        text = "".join(
+            char.encode("unicode_escape").decode() if unicodedata.category(char) in _ACTIVE else char for char in text
+        )
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def first_line(message: object, width: int = 300) -> str:
+    r"""Return the first line of a server's message: the rest can be pages of stack trace.
+
+    >>> first_line("bad regexp\ngithub.com/pingcap/...")
+    'bad regexp'
+    """
+    return plain((str(message).splitlines() or [""])[0], width)
+
+
+def text_table(
+    header: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    footer: Sequence[str],
+    widths: Mapping[str, int] = MappingProxyType({}),
+) -> str:
+    """Return an aligned table, numbers to the right, with the footer below; `widths` of columns that need another.
+
+    >>> print(text_table(["ID", "USER"], [[5, "ann"], [17, "<b>"]], ["2 sessions"]))
+    ID  USER
+     5  ann
+    17  <b>
+    2 sessions
+    """
+    shown = rows[:ROWS_SHOWN]
+    limits = [widths.get(name, TEXT_WIDTH) for name in header]
+    cells = [list(header), *([plain(*cell) for cell in zip(row, limits, strict=True)] for row in shown)]
+    needed = [max(_width(row[column]) for row in cells) for column in range(len(header))]
+    numeric = [all(isinstance(row[column], int) for row in shown) and bool(shown) for column in range(len(header))]
+    lines = []
+    for row in cells:
+        padded = []
+        for cell, width, right in zip(row, needed, numeric, strict=True):
+            gap = " " * (width - _width(cell))
+            padded.append(gap + cell if right else cell + gap)
+        lines.append("  ".join(padded).rstrip())
+    return "\n".join([*lines, *_more(rows), *footer])
+
+
+def html_table(header: Sequence[str], rows: Sequence[Sequence[object]], footer: Sequence[str]) -> str:
+    """Return the same as an HTML table, every cell escaped.
+
+    >>> "<b>" in html_table(["USER"], [["<b>"]], [])
+    False
+    """
+    left = ' style="text-align:left;vertical-align:top"'
+    head = "".join(f"<th{left}>{escape(name)}</th>" for name in header)
+    body = "".join(
+        f"<tr>{''.join(f'<td{left}>{escape(plain(value, HTML_WIDTH))}</td>' for value in row)}</tr>"
+        for row in rows[:ROWS_SHOWN]
+    )
+    notes = "".join(f"<div>{escape(line)}</div>" for line in [*_more(rows), *footer])
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{notes}"
+
+
+def _more(rows: Sequence[Sequence[object]]) -> list[str]:
+    if len(rows) <= ROWS_SHOWN:
+        return []
+    return [f"{len(rows) - ROWS_SHOWN:,} more rows are not shown here; the variable holds all {len(rows):,}."]
+
+
+def _width(text: str) -> int:
+    return max(wcswidth(text), 0)

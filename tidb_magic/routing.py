@@ -1,0 +1,102 @@
+"""What a cluster can do, and which way a KILL travels to its session."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from tidb_magic.connection import Connection, Result
+from tidb_magic.errors import ServerError
+from tidb_magic.queries import query
+from tidb_magic.settings import Settings
+
+_DEADLINE = 3.0  # seconds, for each question; none of them leaves this instance
+_GRANT = re.compile(r"GRANT (?P<rights>.+?) ON \*\.\* TO ", re.IGNORECASE)
+_KILL_RIGHTS = {"ALL PRIVILEGES", "SUPER", "CONNECTION_ADMIN"}
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What matters for a KILL. None means that the cluster does not say.
+
+    `global_kill` and `compatible_kill_query` are TiDB's settings; `kill_others` is whether this user may end
+    other users' sessions.
+    """
+
+    global_kill: bool | None
+    compatible_kill_query: bool | None
+    kill_others: bool
+
+
+class Route(StrEnum):
+    """How a KILL reaches its session."""
+
+    OWNER = "owner"  # this connection is on the instance of the session
+    FORWARD = "forward"  # TiDB forwards it to the instance of the session
+
+
+class Link:
+    """The connection of a Cluster: opened again after it was lost or dropped, never in between of a look and a KILL."""
+
+    def __init__(self, settings: Settings, opened: Callable[[Settings], Connection] = Connection) -> None:
+        self.settings = settings
+        self._open = opened
+        self._connection = opened(settings)
+        self.capabilities = capabilities(self._connection)
+
+    @property
+    def connection(self) -> Connection:
+        """A connection that can be used. After a reconnect its instance may be another one."""
+        if not self._connection.open:
+            self._connection = self._open(self.settings)
+            self.capabilities = capabilities(self._connection)
+        return self._connection
+
+    @property
+    def version(self) -> str:
+        """TiDB's version, as ``v8.5.6``, on the instance of the last connection."""
+        return self._connection.version
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+
+def route(instance: str, here: str | None, able: Capabilities) -> Route | str:
+    """Return the way to a session on `instance` from a connection on `here`, or the reason why there is none."""
+    if instance == here:
+        return Route.OWNER
+    if able.global_kill:
+        return Route.FORWARD
+    state = "off" if able.global_kill is False else "unknown"
+    return (
+        f"global kill is {state} in this cluster and the session is on {instance}, this connection"
+        f" {f'on {here}' if here else 'elsewhere'}: a KILL could hit another. Connect to that instance."
+    )
+
+
+def capabilities(connection: Connection) -> Capabilities:
+    """Ask one instance what it can do, and what this user may do."""
+    try:
+        config = connection.query(query("capabilities"), deadline=_DEADLINE)
+    except ServerError:  # security-enhanced mode, or a server without @@tidb_config
+        # With global kill off ids are 1, 2, 3 ... and hold no server id.
+        global_kill, compatible = (True if connection.id and not connection.id.defect else None), None
+    else:
+        (row,) = config.rows
+        global_kill, compatible = (_boolean(value) for value in row)
+    grants = connection.query(query("grants"), deadline=_DEADLINE)
+    return Capabilities(global_kill, compatible, kill_others(grants))
+
+
+def kill_others(grants: Result) -> bool:
+    """Tell whether SHOW GRANTS holds a right to end other users' sessions."""
+    held: set[str] = set()
+    for (grant,) in grants.rows:
+        if match := _GRANT.match(grant.decode(errors="backslashreplace")):
+            held |= {right.strip().upper() for right in match["rights"].split(",")}
+    return not held.isdisjoint(_KILL_RIGHTS)
+
+
+def _boolean(value: bytes | None) -> bool | None:
+    return None if value is None else value == b"true"

@@ -1,0 +1,109 @@
+"""Where and how to connect: a URL taken apart, and passwords that show no value."""
+
+from dataclasses import dataclass
+from typing import NoReturn, Self
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from tidb_magic.errors import SettingsError
+
+DEFAULT_PORT = 4000
+SCHEMES = ("mysql", "mysql+pymysql")
+
+
+class Secret:
+    """A password. It shows no value in repr, format, tracebacks with locals or pickles; `reveal` gives it.
+
+    >>> Secret("hunter2")
+    Secret(...)
+    >>> f"{Secret('hunter2')}"
+    'Secret(...)'
+    """
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> bytes:
+        """Return the password as it is sent."""
+        return self._value.encode()
+
+    def __bool__(self) -> bool:
+        return bool(self._value)
+
+    def __repr__(self) -> str:
+        return "Secret(...)"
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError("A password is not pickled: connect again where you need it.")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to open a connection. `password` is None where none was given."""
+
+    host: str
+    port: int = DEFAULT_PORT
+    user: str = "root"
+    password: Secret | None = None
+    database: str | None = None
+
+    @property
+    def address(self) -> str:
+        """``user@host:port``, for people."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.user}@{host}:{self.port}"
+
+
+def parse_url(url: str) -> Settings:
+    """Take ``mysql://user[:password]@host[:port][/database]`` apart.
+
+    Raises
+    ------
+    SettingsError
+        It is no such URL. The message never holds the password.
+
+    Examples
+    --------
+    >>> parse_url("mysql://analyst@db.example.com")
+    Settings(host='db.example.com', port=4000, user='analyst', password=None, database=None)
+    >>> parse_url("mysql://a%40b:p%3Aw@[::1]:4001/shop")
+    Settings(host='::1', port=4001, user='a@b', password=Secret(...), database='shop')
+    """
+    try:
+        settings, problem = _settings(urlsplit(url)), ""
+    except ValueError as error:  # a port that is no number, brackets that do not close; Python shows parts of the URL
+        settings, problem = None, "the port is not a number from 0 to 65535" if "ort" in str(error) else "it is no URL"
+    except SettingsError as error:
+        settings, problem = None, str(error)
+    del url  # a traceback with locals must not show the password
+    if settings is None:
+        raise SettingsError(f"Cannot connect: {problem}. A URL looks like mysql://user@host:4000/database")
+    return settings
+
+
+def _settings(parts: SplitResult) -> Settings | None:
+    problem = ""
+    if parts.scheme not in SCHEMES:
+        problem = "the URL does not begin with mysql://"
+    elif not parts.hostname:
+        problem = "the URL names no host"
+    elif parts.query or parts.fragment:
+        problem = "the URL has options after the database (? or #), which are not supported"
+    settings = Settings(
+        parts.hostname or "",
+        DEFAULT_PORT if parts.port is None else parts.port,
+        unquote(parts.username or "root"),
+        None if parts.password is None else Secret(unquote(parts.password)),
+        unquote(parts.path.removeprefix("/")) or None,
+    )
+    del parts
+    if problem:
+        raise SettingsError(problem)
+    return settings
