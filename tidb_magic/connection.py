@@ -41,8 +41,6 @@ _INTEGERS = (
 # Text stays bytes: one session's bytes that are no UTF-8 must not end the whole list (and the connection).
 _CONVERSIONS: dict[Any, Any] = {**encoders, **dict.fromkeys(_INTEGERS, int)}
 
-# What MySQL and MariaDB answer to TIDB_VERSION(), by version and by whether a database is chosen.
-_NO_SUCH_FUNCTION = (ER.SP_DOES_NOT_EXIST, ER.PARSE_ERROR, ER.NO_DB_ERROR, ER.PROCACCESS_DENIED_ERROR)
 _PASSED_DEADLINE = (3024, ER.QUERY_INTERRUPTED)
 
 
@@ -79,15 +77,15 @@ class Connection:
             identity = self.query(query("identify"), deadline=CONNECT_TIMEOUT)
         except BaseException as error:
             self.close()
-            if isinstance(error, ServerError) and error.code in _NO_SUCH_FUNCTION:
-                server = first_line(self._driver.get_server_info())  # type: ignore[no-untyped-call]
+            server = first_line(self._driver.get_server_info())  # type: ignore[no-untyped-call]
+            if isinstance(error, ServerError) and "TiDB" not in server:
                 raise NotTidbError(
                     f"{settings.address} is not TiDB: it says version {server}. tidb_magic works on TiDB clusters only."
                 ) from error
             raise
-        number, version, _ = identity.rows[0]
+        number, version = identity.rows[0]
         self.id = ConnectionId(number)
-        self.version: str = version.decode(errors="backslashreplace").rpartition("TiDB-")[2]
+        self.version = first_line(_text(version).removeprefix("Release Version: "))
         _HELD.add(self)
 
     @property
@@ -121,11 +119,10 @@ class Connection:
                     return self._run(f"/* tidb_magic:{self.token} */ {sql}", args)
             except pymysql.Error as error:
                 self._fail(error, limit)
-            except BaseException as error:
-                # Part of the answer may still be on its way: nobody may use this connection again.
-                left = self._abandon()
-                if isinstance(error, KeyboardInterrupt):
-                    raise Interrupted(f"Interrupted. {left}") from None
+            except KeyboardInterrupt:
+                raise Interrupted(f"Interrupted. {self._abandon()}") from None
+            except BaseException:
+                self._abandon()  # part of the answer may still be on its way: nobody may use this connection again
                 raise
 
     def _run(self, sql: str, args: Mapping[str, object] | None) -> Result:
@@ -165,10 +162,7 @@ class Connection:
         try:
             return self._end_statement(self.id)
         except (pymysql.Error, ConnectError):
-            return (
-                f"Our statement on connection {int(self.id)} could not be ended (the server does not answer):"
-                " it ends by its own deadline."
-            )
+            return f"Our statement on connection {int(self.id)} may still run: {self.settings.address} does not answer."
 
     def _end_statement(self, number: ConnectionId) -> str:
         driver = _open(self.settings, _CLEANUP)
@@ -180,9 +174,7 @@ class Connection:
             if not cursor.fetchall():
                 # Not here: ended, or on another instance. Without global kill this id may be somebody else's there.
                 if number.defect or ConnectionId(other).defect:
-                    return (
-                        f"Our statement on connection {int(number)} is not on this instance: its own deadline ends it."
-                    )
+                    return f"Our statement on connection {int(number)} may still run, on another instance."
                 if ConnectionId(other).server_id == number.server_id:
                     return "Our statement was ended on the server."
                 cursor.execute(f"KILL TIDB CONNECTION {int(number)}")

@@ -55,7 +55,7 @@ class Target:
 class KillReport(pd.DataFrame):
     """One row for each session that a kill was asked for.
 
-    ID ``Int64``; INSTANCE, USER, HOST and INFO as last seen; ACTION ``QUERY`` or ``CONNECTION``; OUTCOME one of
+    ID ``Int64``, missing for an id from 2^63 on, which belongs to nobody; INSTANCE, USER, HOST and INFO as last seen; ACTION ``QUERY`` or ``CONNECTION``; OUTCOME one of
     `Outcome`; REASON in words; SECONDS ``Float64`` from KILL to proof; STATEMENT as sent, or as it would be;
     WARNING the server's own words.
     """
@@ -137,7 +137,7 @@ def report(targets: Sequence[Target]) -> KillReport:
     """Return the targets as a KillReport."""
     rows = [
         (
-            target.id,
+            target.id if target.id < 2**63 else None,
             session.instance if session else None,
             session.user if session else None,
             session.host if session else None,

@@ -92,10 +92,10 @@ class ProcessList(pd.DataFrame):
 
     def __repr__(self) -> str:
         """Return an aligned table with a footer that says what is not in it."""
-        return text_table(*self._table())
+        return text_table(*self._table()) if _has_ids(self) else super().__repr__()
 
-    def _repr_html_(self) -> str:
-        return html_table(*self._table())
+    def _repr_html_(self) -> str | None:
+        return html_table(*self._table()) if _has_ids(self) else super()._repr_html_()  # type: ignore[misc]
 
     def _table(self) -> tuple[list[str], list[list[object]], list[str]]:
         shown = [column for column in _SHOWN if column in self.columns]
@@ -123,9 +123,11 @@ class ProcessList(pd.DataFrame):
 def _process_list(*args: Any, **kwargs: Any) -> pd.DataFrame:
     """Keep the class while rows can be told apart, else give a plain DataFrame."""
     frame = pd.DataFrame(*args, **kwargs)
-    if "INSTANCE" in frame.columns and "ID" in frame.columns and pd.api.types.is_integer_dtype(frame["ID"].dtype):
-        return ProcessList(frame)
-    return frame
+    return ProcessList(frame) if _has_ids(frame) else frame
+
+
+def _has_ids(frame: pd.DataFrame) -> bool:
+    return {"INSTANCE", "ID"} <= set(frame.columns) and pd.api.types.is_integer_dtype(frame["ID"].dtype)
 
 
 def read(connection: Connection, *, idle: bool = False, deadline: float = DEADLINE) -> ProcessList:
@@ -145,16 +147,16 @@ def read(connection: Connection, *, idle: bool = False, deadline: float = DEADLI
     DeadlineError, ConnectError, ServerError, Interrupted
     """
     result = _ask(connection, "processlist", {"idle": idle}, deadline)
-    frame = _frame(result)
-    counts = frame.pop(_COUNT)
-    frame.taken_at = datetime.now().astimezone()
-    frame.sessions = int(counts.iloc[0]) if len(counts) else None
-    frame.missing = silent(result.warnings)
-    frame.complete = not result.warnings
+    listed = to_frame(result)
+    counts = listed.pop(_COUNT)
+    listed.taken_at = datetime.now().astimezone()
+    listed.sessions = int(counts.iloc[0]) if len(counts) else None
+    listed.missing = silent(result.warnings)
+    listed.complete = not result.warnings
     _own_row(connection, sessions(result))
-    listed = zip(frame["INSTANCE"], frame["ID"], strict=True)
-    frame.own = frozenset((instance, number) for instance, number in listed if is_own(instance, number))
-    return frame
+    rows = zip(listed["INSTANCE"], listed["ID"], strict=True)
+    listed.own = frozenset((instance, number) for instance, number in rows if is_own(instance, number))
+    return listed
 
 
 def look(connection: Connection, ids: Sequence[int], *, deadline: float = DEADLINE) -> Look:
@@ -200,7 +202,8 @@ def _own_row(connection: Connection, seen: Sequence[Session]) -> Session | None:
     return None
 
 
-def _frame(result: Result) -> ProcessList:
+def to_frame(result: Result) -> ProcessList:
+    """Return the rows of a process list as they come, each session once."""
     columns: dict[str, object] = {}
     for at, name in enumerate(result.columns):
         values = [row[at] for row in result.rows]

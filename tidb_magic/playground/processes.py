@@ -29,6 +29,7 @@ def spawn(command: list[str], output: Path, **environment: str) -> int:
             env=os.environ | environment,
             start_new_session=True,
         )
+    process.returncode = 0  # it outlives this object on purpose; without it Python warns that it still runs
     return process.pid
 
 

@@ -1,0 +1,1 @@
+"""Tests of tidb_magic: units beside what runs on a real cluster."""

@@ -1,0 +1,89 @@
+"""Other people's sessions on the playground, and waiting for what should happen."""
+
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Self
+
+import pymysql
+
+from tidb_magic.playground import Playground
+
+ROWS = 2000
+# Long without using the processor: SLEEP is called for each row and returns 0.
+LONG_SELECT = "SELECT /* {} */ SUM(SLEEP(0.05)) FROM test.numbers"
+
+
+class Client:
+    """A session as any program has one; `start` runs a statement in a thread."""
+
+    def __init__(self, playground: Playground, instance: int = 0, user: str = "root", **options: Any) -> None:
+        self._driver = pymysql.connect(
+            host="127.0.0.1", port=playground.port(instance), user=user, autocommit=True, **options
+        )
+        self.id = int(self.query("SELECT CONNECTION_ID()")[0][0])
+        self.instance = playground.status_address(instance)
+        self._thread: threading.Thread | None = None
+        self._result: object = None
+
+    def query(self, sql: str | bytes) -> tuple[Any, ...]:
+        with self._driver.cursor() as cursor:
+            cursor.execute(sql)  # type: ignore[arg-type]
+            return tuple(cursor.fetchall())
+
+    def start(self, sql: str) -> Self:
+        def run() -> None:
+            try:
+                self._result = self.query(sql)
+            except pymysql.Error as error:
+                self._result = error
+
+        self._thread = threading.Thread(target=run, daemon=True)
+        self._thread.start()
+        return self
+
+    def result(self) -> Any:
+        """Return the rows or the error of the started statement, once it has ended."""
+        assert self._thread is not None
+        self._thread.join(60)
+        assert not self._thread.is_alive(), "the statement still runs"
+        return self._result
+
+    def error_code(self) -> int:
+        """Return the error number that the started statement ended with."""
+        result = self.result()
+        assert isinstance(result, pymysql.Error), f"it ended without an error: {result}"
+        return int(result.args[0])
+
+    def alive(self) -> bool:
+        try:
+            return self.query("SELECT 1") == ((1,),)
+        except pymysql.Error:
+            return False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        sock = self._driver._sock  # type: ignore[attr-defined]
+        if sock is not None:
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)  # wakes the thread of a running statement
+            if self._thread is not None:
+                self._thread.join()
+            self._driver._force_close()  # type: ignore[attr-defined]
+
+
+def eventually(condition: Callable[[], Any], *, within: float = 60) -> Any:
+    """Return what `condition` gives as soon as it is true."""
+    give_up = time.monotonic() + within
+    while True:
+        if found := condition():
+            return found
+        assert time.monotonic() < give_up, "did not happen in time"
+        time.sleep(0.01)

@@ -1,0 +1,100 @@
+"""A real cluster for the tests, and the rule that nothing is skipped."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tidb_magic
+from tests.clients import ROWS, Client, eventually
+from tidb_magic import Cluster
+from tidb_magic.playground import Playground
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    """Turn a skip into a failure: what a test needs is installed, or the test fails."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} was skipped: {call.excinfo}"
+    return report
+
+
+def furnish(playground: Playground) -> Playground:
+    """Make the table of the long SELECTs."""
+    with Client(playground) as root:
+        root.query("CREATE TABLE IF NOT EXISTS test.numbers (n INT PRIMARY KEY)")
+        root.query(f"INSERT IGNORE INTO test.numbers VALUES {', '.join(f'({n})' for n in range(ROWS))}")
+    return playground
+
+
+@pytest.fixture(scope="session")
+def playground() -> Iterator[Playground]:
+    """Three instances, as TiDB comes: global kill on, 32-bit ids."""
+    with Playground(instances=3) as started:
+        yield furnish(started)
+
+
+@pytest.fixture(scope="session")
+def ids64() -> Iterator[Playground]:
+    """Three instances with 64-bit connection ids."""
+    with Playground(instances=3, connection_ids=64) as started:
+        yield furnish(started)
+
+
+@pytest.fixture(scope="session")
+def no_global_kill() -> Iterator[Playground]:
+    """Three instances without global kill, and with the setting that TiDB's documentation warns of."""
+    with Playground(instances=3, global_kill=False, compatible_kill_query=True) as started:
+        yield furnish(started)
+
+
+@pytest.fixture
+def cluster(playground: Playground) -> Iterator[Cluster]:
+    """A cluster connected through the first instance."""
+    with tidb_magic.connect(playground.url(0)) as connected:
+        yield connected
+
+
+@pytest.fixture
+def recorded() -> Any:
+    """What a real server of another version answered: ``recorded("6.5", "cluster_processlist")``."""
+
+    def find(version: str, words: str) -> dict[str, Any]:
+        answers = json.loads((Path(__file__).parent / "recorded" / f"tidb-{version}.json").read_text())
+        return next(answer for answer in answers if words in answer["sql"])
+
+    return find
+
+
+@pytest.fixture
+def users(playground: Playground) -> dict[str, str]:
+    """Users with a password: joe without rights, monitor with PROCESS, oncall with CONNECTION_ADMIN."""
+    password = "planted-s3cret"
+    with Client(playground) as root:
+        for user, right in (("joe", None), ("monitor", "PROCESS"), ("oncall", "CONNECTION_ADMIN")):
+            root.query(f"CREATE USER IF NOT EXISTS '{user}'@'%' IDENTIFIED BY '{password}'")
+            root.query(f"GRANT SELECT ON test.* TO '{user}'@'%'")
+            if right:
+                root.query(f"GRANT {right} ON *.* TO '{user}'@'%'")
+    return dict.fromkeys(("joe", "monitor", "oncall"), password)
+
+
+@pytest.fixture
+def running(playground: Playground) -> Any:
+    """Return a function that waits until the cluster's list shows a statement of this client."""
+
+    def wait(client: Client, *, on: Playground = playground) -> Client:
+        with Client(on) as root:
+            eventually(
+                lambda: root.query(
+                    "SELECT 1 FROM INFORMATION_SCHEMA.CLUSTER_PROCESSLIST"
+                    f" WHERE ID = {client.id} AND INSTANCE = '{client.instance}' AND INFO IS NOT NULL"
+                )
+            )
+        return client
+
+    return wait

@@ -1,0 +1,285 @@
+"""Kills on a real cluster: the right session, an outcome that was seen, and nothing sent when in doubt."""
+
+import signal
+import threading
+from typing import Any
+
+import pytest
+
+import tidb_magic
+from tests.clients import LONG_SELECT, Client, eventually
+from tidb_magic import Cluster
+from tidb_magic.errors import ConnectionIdError, Interrupted
+from tidb_magic.kill import COLUMNS
+from tidb_magic.playground import Playground
+
+INTERRUPTED, LOST = 1317, 2013
+
+
+def only(report: Any) -> Any:
+    assert list(report.columns) == COLUMNS
+    assert len(report) == 1
+    return report.iloc[0]
+
+
+@pytest.mark.parametrize("instance", [0, 1])
+def test_kill_query_ends_the_statement_and_its_client_lives(
+    playground: Playground, cluster: Cluster, running: Any, instance: int
+) -> None:
+    with Client(playground, instance) as client:
+        running(client.start(LONG_SELECT.format("query")))
+        row = only(cluster.kill([client.id], query=True))
+        assert (row["OUTCOME"], row["ACTION"], row["INSTANCE"]) == ("interrupted", "QUERY", client.instance)
+        assert row["STATEMENT"] == f"KILL TIDB QUERY {client.id}"
+        assert row["INFO"] == LONG_SELECT.format("query")
+        assert row["SECONDS"] > 0
+        assert client.error_code() == INTERRUPTED
+        assert client.alive()
+
+
+@pytest.mark.parametrize("instance", [0, 1])
+def test_kill_connection_ends_the_session(
+    playground: Playground, cluster: Cluster, running: Any, instance: int
+) -> None:
+    with Client(playground, instance) as client:
+        running(client.start(LONG_SELECT.format("connection")))
+        row = only(cluster.kill([client.id]))
+        assert (row["OUTCOME"], row["ACTION"]) == ("killed", "CONNECTION")
+        assert client.error_code() == LOST
+
+
+@pytest.mark.parametrize("instance", [0, 1])
+def test_an_idle_session_and_one_in_a_transaction_are_killed(
+    playground: Playground, cluster: Cluster, instance: int
+) -> None:
+    with Client(playground, instance) as idle, Client(playground, instance) as holds:
+        holds.query("BEGIN")
+        holds.query(f"SELECT * FROM test.numbers WHERE n = {100 + instance} FOR UPDATE")
+        report = cluster.kill([idle.id, holds.id])
+        assert list(report["OUTCOME"]) == ["killed", "killed"]
+        assert not idle.alive()
+        assert not holds.alive()
+
+
+@pytest.mark.parametrize("begin", ["SELECT 1", "BEGIN"])
+def test_kill_query_of_a_session_that_runs_nothing_is_refused(
+    playground: Playground, cluster: Cluster, begin: str
+) -> None:
+    with Client(playground, 1) as client:
+        client.query(begin)
+        row = only(cluster.kill([client.id], query=True))
+        assert row["OUTCOME"] == "refused"
+        assert "runs no statement now" in row["REASON"]
+        assert client.alive()
+
+
+@pytest.mark.parametrize("query", [True, False])
+@pytest.mark.parametrize("number", [0, 1, 101, 102, 2097158, 4294967297, 9223372036854775807, 2**63, 2**64 - 1])
+def test_an_id_that_nobody_has_is_already_gone(cluster: Cluster, number: int, query: bool) -> None:
+    row = only(cluster.kill([number], query=query))
+    assert row["OUTCOME"] == "already gone"
+    assert "no session has this id" in row["REASON"]
+
+
+def test_ids_of_nobody_get_two_looks_and_no_kill(cluster: Cluster) -> None:
+    connection = cluster._link.connection
+    asked: list[str] = []
+    run = connection._run
+    connection._run = lambda sql, args: (asked.append(sql), run(sql, args))[1]  # type: ignore[method-assign]
+    cluster.kill([2097158])
+    assert len(asked) == 2
+    assert not any("KILL" in sql for sql in asked)
+
+
+def test_own_connections_are_refused(playground: Playground, cluster: Cluster) -> None:
+    with tidb_magic.connect(playground.url(1)) as other:
+        for number in (cluster._link.connection.id, other._link.connection.id):
+            row = only(cluster.kill([number]))  # type: ignore[list-item]
+            assert row["OUTCOME"] == "refused"
+            assert "tidb_magic itself" in row["REASON"]
+        assert other.processlist().complete
+    row = only(cluster.execute([tidb_magic.parse_kill("KILL CONNECTION_ID()")]))
+    assert row["OUTCOME"] == "refused"
+
+
+def test_own_connection_of_64_bits_is_refused(ids64: Playground) -> None:
+    with tidb_magic.connect(ids64.url(1)) as cluster:
+        own = cluster._link.connection
+        assert own.id != own._driver.thread_id()  # type: ignore[no-untyped-call]
+        assert only(cluster.kill([own.id]))["OUTCOME"] == "refused"  # type: ignore[list-item]
+        assert cluster.processlist().complete
+
+
+def test_two_ids_that_are_one_float_are_kept_apart_from_list_to_kill(ids64: Playground, running: Any) -> None:
+    with tidb_magic.connect(ids64.url(0)) as cluster, Client(ids64, 1) as one, Client(ids64, 1) as two:
+        assert one.id != two.id
+        assert float(one.id) == float(two.id)
+        for client in (one, two):
+            running(client.start(LONG_SELECT.format("twins")), on=ids64)
+        listed = cluster.processlist()
+        (found,) = [int(number) for number in listed["ID"] if number == two.id]
+        assert only(cluster.kill([found], query=True))["OUTCOME"] == "interrupted"
+        assert two.error_code() == INTERRUPTED
+        assert one.id in set(cluster.processlist()["ID"])
+        assert only(cluster.kill(listed.loc[listed["ID"] == one.id, "ID"]))["OUTCOME"] == "killed"
+
+
+@pytest.mark.parametrize("ids", [[5.0], [1, 2.5e18], ["QUERY 5"], [None], [True]])
+def test_what_is_no_id_stops_the_kill_before_anything_is_sent(
+    playground: Playground, cluster: Cluster, ids: list[Any]
+) -> None:
+    with Client(playground, 1) as client:
+        with pytest.raises(ConnectionIdError):
+            cluster.kill([client.id, *ids])
+        assert client.alive()
+
+
+def test_without_the_right_another_users_session_is_refused_where_tidb_itself_would_kill_it(
+    playground: Playground, users: dict[str, str]
+) -> None:
+    """TiDB lets a user without rights end anybody's session on another instance: the check is ours."""
+    with Client(playground, 1, "monitor", password=users["monitor"]) as victim:
+        url = playground.url(0).replace("root", "monitor")  # sees everybody, may end nobody else
+        with (
+            tidb_magic.connect(url, password=users["monitor"]) as cluster,
+            Client(playground, 1, "joe", password=users["joe"]) as stranger,
+        ):
+            row = only(cluster.kill([stranger.id]))
+            assert row["OUTCOME"] == "refused"
+            assert "neither CONNECTION_ADMIN nor SUPER" in row["REASON"]
+            assert stranger.alive()
+            assert only(cluster.kill([victim.id]))["OUTCOME"] == "killed"  # one's own
+
+
+def test_a_role_that_is_active_counts(playground: Playground, users: dict[str, str]) -> None:
+    with Client(playground) as root:
+        root.query("CREATE ROLE IF NOT EXISTS killer")
+        root.query("GRANT CONNECTION_ADMIN ON *.* TO killer")
+        root.query("GRANT killer TO monitor")
+        root.query("SET DEFAULT ROLE killer TO monitor")
+        url = playground.url(0).replace("root", "monitor")
+        try:
+            with (
+                tidb_magic.connect(url, password=users["monitor"]) as cluster,
+                Client(playground, 1, "joe", password=users["joe"]) as stranger,
+            ):
+                assert only(cluster.kill([stranger.id]))["OUTCOME"] == "killed"
+                assert not stranger.alive()
+        finally:
+            root.query("DROP ROLE killer")
+
+
+def test_without_global_kill_only_the_own_instance_is_reached(no_global_kill: Playground, running: Any) -> None:
+    """The ids are 1, 2, 3 ... on each instance: `KILL TIDB n` ends whoever is n where it arrives."""
+    with Client(no_global_kill, 0) as first:
+        while first.id < 60:  # higher than any on the other instances
+            first.__exit__(None, None, None)
+            first.__init__(no_global_kill, 0)  # type: ignore[misc]
+        with tidb_magic.connect(no_global_kill.url(0)) as cluster, Client(no_global_kill, 1) as second:
+            assert second.id != first.id
+            row = only(cluster.kill([second.id]))
+            assert row["OUTCOME"] == "refused"
+            assert "global kill is off" in row["REASON"]
+            assert second.alive()
+            assert only(cluster.kill([first.id]))["OUTCOME"] == "killed"
+            assert not first.alive()
+
+
+def test_without_global_kill_an_id_that_several_sessions_have_is_refused(no_global_kill: Playground) -> None:
+    clients = [Client(no_global_kill, i) for i in (0, 1)]
+    while clients[0].id != clients[1].id:
+        lower = min((0, 1), key=lambda i: clients[i].id)
+        clients[lower].__exit__(None, None, None)
+        clients[lower] = Client(no_global_kill, lower)
+    with tidb_magic.connect(no_global_kill.url(0)) as cluster:
+        row = only(cluster.kill([clients[0].id]))
+    assert row["OUTCOME"] == "refused"
+    assert "2 sessions have this id" in row["REASON"]
+    for client in clients:
+        assert client.alive()
+        client.__exit__(None, None, None)
+
+
+def test_a_plan_sends_nothing(playground: Playground, cluster: Cluster, running: Any) -> None:
+    with Client(playground, 1) as client:
+        running(client.start(LONG_SELECT.format("planned")))
+        row = only(cluster.plan([client.id], query=True))
+        assert (row["OUTCOME"], row["STATEMENT"]) == ("planned", f"KILL TIDB QUERY {client.id}")
+        assert client.id in set(cluster.processlist()["ID"])
+        cluster.kill([client.id])
+
+
+def test_what_does_not_end_in_time_is_still_running(
+    playground: Playground, cluster: Cluster, running: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The KILL is replaced by a statement that the server accepts and that does nothing."""
+    with Client(playground, 1) as client:
+        running(client.start(LONG_SELECT.format("stubborn")))
+        monkeypatch.setattr("tidb_magic.grammar.KillStatement.sql", "DO 0")
+        row = only(cluster.kill([client.id], query=True, timeout=0.5))
+        assert row["OUTCOME"] == "still running"
+        assert "did not end within 0.5 s" in row["REASON"]
+        monkeypatch.undo()
+        cluster.kill([client.id])
+
+
+@pytest.mark.parametrize("query", [True, False])
+def test_a_session_on_a_frozen_instance_is_never_killed_on_the_servers_word(
+    playground: Playground, cluster: Cluster, running: Any, query: bool
+) -> None:
+    with Client(playground, 2) as client:
+        running(client.start(LONG_SELECT.format("frozen")))
+        playground.freeze(2)
+        try:
+            row = only(cluster.kill([client.id], query=query, timeout=2))
+        finally:
+            playground.resume(2)
+        assert row["OUTCOME"] == "unreachable"
+        assert "not found out where it is" in row["REASON"]
+        with Client(playground, 2) as root:
+            assert root.query(
+                f"SELECT 1 FROM INFORMATION_SCHEMA.PROCESSLIST WHERE ID = {client.id} AND INFO IS NOT NULL"
+            )
+        eventually(lambda: cluster.plan([client.id])["OUTCOME"][0] == "planned")
+
+
+def test_an_instance_that_falls_silent_after_the_look_leaves_it_unconfirmed(
+    playground: Playground, running: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tidb_magic import kill as module
+
+    with tidb_magic.connect(playground.url(0)) as cluster, Client(playground, 2) as client:
+        running(client.start(LONG_SELECT.format("silent")))
+        send = module._send
+
+        def freeze_and_send(*args: Any) -> Any:
+            playground.freeze(2)
+            return send(*args)
+
+        monkeypatch.setattr(module, "_send", freeze_and_send)
+        try:
+            row = only(cluster.kill([client.id], timeout=2))
+        finally:
+            playground.resume(2)
+        assert row["OUTCOME"] == "unconfirmed"
+        assert "it may still happen" in row["REASON"]
+
+
+def test_ctrl_c_in_a_kill_says_what_was_sent(
+    playground: Playground, cluster: Cluster, running: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Client(playground, 1) as client, Client(playground, 1) as spared:
+        running(client.start(LONG_SELECT.format("stubborn")))
+        monkeypatch.setattr("tidb_magic.grammar.KillStatement.sql", f"DO /* KILL TIDB QUERY {client.id} */ 0")
+        timer = threading.Timer(0.5, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
+        timer.start()
+        with pytest.raises(Interrupted) as interrupted:
+            cluster.kill([7, client.id, spared.id], timeout=30)
+        timer.join()
+        said = str(interrupted.value)
+        assert said.startswith("Interrupted.")
+        assert f"{client.id} */ 0 was sent, what came of it was not seen" in said
+        assert "7: already gone." in said
+        assert f"Nothing was sent for {spared.id}." in said
+        assert "\n" not in said
+        assert spared.alive()

@@ -1,0 +1,182 @@
+"""The list of the whole cluster."""
+
+import pickle
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from tests.clients import LONG_SELECT, Client
+from tidb_magic import Cluster, ProcessList
+from tidb_magic.connection import Result
+from tidb_magic.playground import Playground
+from tidb_magic.processlist import sessions, silent, to_frame
+
+LIST = "select * from information_schema.cluster_processlist"
+LONGLONG, LONG = 8, 3
+
+
+def answer(recorded: dict[str, Any]) -> Result:
+    """Return a recorded answer as the driver would give it."""
+    types = dict(zip(recorded["columns"], recorded["mysql_types"], strict=True))
+    integers = frozenset(name for name, code in types.items() if code in (LONGLONG, LONG))
+    rows = tuple(tuple(v.encode() if isinstance(v, str) else v for v in row) for row in recorded["rows"])
+    return Result(tuple(types), integers, rows, ())
+
+
+def test_it_lists_every_instance_with_exact_ids(playground: Playground, cluster: Cluster, running: Any) -> None:
+    with Client(playground, 0) as one, Client(playground, 1) as two, Client(playground, 2) as three:
+        for client in (one, two, three):
+            running(client.start(LONG_SELECT.format("everywhere")))
+        listed = cluster.processlist()
+        rows = listed[listed["INFO"].str.contains("everywhere")]
+        assert set(zip(rows["INSTANCE"], rows["ID"], strict=True)) == {
+            (client.instance, client.id) for client in (one, two, three)
+        }
+        assert str(listed["ID"].dtype) == "Int64"
+        assert listed.complete
+        assert listed.missing == ()
+
+
+def test_it_is_one_statement(playground: Playground, cluster: Cluster) -> None:
+    own = cluster._link.connection
+    before = own._driver._next_seq_id  # type: ignore[attr-defined]
+    asked: list[str] = []
+    run = own._run
+    own._run = lambda sql, args: (asked.append(sql), run(sql, args))[1]  # type: ignore[method-assign]
+    cluster.processlist()
+    assert len(asked) == 1
+    assert before is not None
+
+
+def test_idle_sessions_are_hidden_and_counted(playground: Playground, cluster: Cluster) -> None:
+    with Client(playground, 1) as idle, Client(playground, 2) as holds:
+        holds.query("BEGIN")
+        holds.query("SELECT * FROM test.numbers WHERE n = 1 FOR UPDATE")
+        listed = cluster.processlist()
+        everything = cluster.processlist(idle=True)
+        assert idle.id not in set(listed["ID"])
+        assert holds.id in set(listed["ID"])  # idle in a transaction is not idle
+        assert {idle.id, holds.id} <= set(everything["ID"])
+        assert listed.sessions == len(everything)
+        assert f"{len(everything) - len(listed)} of {len(everything)} are not in it: --idle" in repr(listed)
+        assert "--idle" not in repr(everything)
+
+
+def test_own_sessions_are_marked(cluster: Cluster) -> None:
+    listed = cluster.processlist()
+    assert [number for _, number in listed.own] == [cluster._link.connection.id]
+    assert "1 of them is tidb_magic's own." in repr(listed)
+
+
+def test_bytes_that_are_no_utf8_do_not_blind_the_list(playground: Playground, cluster: Cluster, running: Any) -> None:
+    with Client(playground, 1, charset="latin1") as client:
+        client.start("SELECT /* café \xff */ SUM(SLEEP(0.05)) FROM test.numbers")
+        running(client)
+        listed = cluster.processlist()
+        (info,) = listed.loc[listed["ID"] == client.id, "INFO"]
+        assert "caf\\xe9 \\xff" in info
+        assert cluster.processlist().complete  # the connection is still good
+
+
+def test_hostile_sql_is_shown_and_not_interpreted(playground: Playground, cluster: Cluster, running: Any) -> None:
+    hostile = "<img src=x onerror=alert(1)> \x1b[2J \u202e 👩 ' \" \\\\ &amp;"
+    with Client(playground, 1, charset="utf8mb4") as client:
+        running(client.start(LONG_SELECT.format(hostile)))
+        listed = cluster.processlist()
+        (info,) = listed.loc[listed["ID"] == client.id, "INFO"]
+        assert info == LONG_SELECT.format(hostile)  # exact in the frame
+        assert "<img" not in listed._repr_html_()
+        assert "&lt;img src=x" in listed._repr_html_()
+        for shown in (repr(listed), listed._repr_html_()):
+            assert "\x1b" not in shown
+            assert "\u202e" not in shown
+
+
+@pytest.mark.parametrize(("version", "columns"), [("6.5", 13), ("8.5.6", 18)])
+def test_columns_are_read_by_name_whatever_the_server_has(recorded: Any, version: str, columns: int) -> None:
+    recording = recorded(version, LIST)
+    listed = to_frame(answer(recording))
+    assert list(listed.columns) == recording["columns"]
+    assert len(listed.columns) == columns
+    at = recording["columns"].index("ID")
+    assert [int(number) for number in listed["ID"]] == [row[at] for row in recording["rows"]]
+    assert len(sessions(answer(recording))) == len(recording["rows"])
+    for name, code in zip(recording["columns"], recording["mysql_types"], strict=True):
+        assert (str(listed[name].dtype) == "Int64") == (code in (LONGLONG, LONG))
+
+
+def test_a_session_that_a_restarted_instance_lists_twice_is_one_row(recorded: Any) -> None:
+    recording = recorded("8.5.6", LIST)
+    twice = recording | {"rows": [row for row in recording["rows"] for _ in range(2)]}
+    assert len(to_frame(answer(twice))) == len(recording["rows"])
+    assert len(sessions(answer(twice))) == len(recording["rows"])
+
+
+def test_a_counter_that_fell_below_zero_is_missing_and_the_row_stays(recorded: Any) -> None:
+    recording = recorded("8.5.6", LIST)
+    at = recording["columns"].index("MEM")
+    rows = [[*row[:at], 2**64 - 4096, *row[at + 1 :]] for row in recording["rows"]]
+    listed = to_frame(answer(recording | {"rows": rows}))
+    assert listed["MEM"].isna().all()
+    assert len(listed) == len(rows)
+
+
+@pytest.mark.parametrize(
+    "take",
+    [
+        lambda f: f[f["TIME"] >= 0],
+        lambda f: f.iloc[:2],
+        lambda f: f.sort_values("TIME"),
+        lambda f: f[["ID", "INSTANCE", "INFO"]],
+        lambda f: f.copy(),
+        lambda f: f.reset_index(drop=True),
+        lambda f: pickle.loads(pickle.dumps(f)),
+    ],
+)
+def test_a_slice_stays_a_process_list(recorded: Any, take: Any) -> None:
+    listed = to_frame(answer(recorded("8.5.6", LIST)))
+    part = take(listed)
+    assert type(part) is ProcessList
+    assert str(part["ID"].dtype) == "Int64"
+    assert set(part["ID"]) <= set(listed["ID"])
+
+
+@pytest.mark.parametrize(
+    "take",
+    [
+        lambda f: f[["USER", "INFO"]],
+        lambda f: f.isna(),
+        lambda f: f.astype(str),
+    ],
+)
+def test_what_holds_no_ids_is_a_plain_frame(recorded: Any, take: Any) -> None:
+    assert type(take(to_frame(answer(recorded("8.5.6", LIST))))) is pd.DataFrame
+
+
+def test_a_list_whose_ids_were_renamed_shows_itself_as_pandas_does(recorded: Any) -> None:
+    renamed = to_frame(answer(recorded("8.5.6", LIST))).rename(columns={"ID": "id"})
+    assert repr(renamed) == repr(pd.DataFrame(renamed))
+    assert "<table" in renamed._repr_html_()
+
+
+def test_two_ids_that_are_one_float_stay_apart_through_pandas() -> None:
+    ids = (5857102839209263511, 5857102839209263513)
+    assert float(ids[0]) == float(ids[1])
+    columns = ("INSTANCE", "ID", "INFO")
+    listed = to_frame(Result(columns, frozenset({"ID"}), tuple((b"a:1", number, b"x") for number in ids), ()))
+    other = pd.DataFrame({"ID": pd.array([ids[1]], dtype="Int64"), "note": ["this one"]})
+    merged = listed.merge(other, on="ID", how="outer")
+    grown = pd.concat([listed, pd.DataFrame({"INSTANCE": ["b:2"]})])
+    for changed in (merged, grown, listed.reindex([1, 0, 7])):
+        assert {int(number) for number in changed["ID"].dropna()} == set(ids)
+
+
+def test_warnings_name_the_silent_instances() -> None:
+    assert silent(
+        [
+            "[127.0.0.1:10081](1) rpc error: code = Unavailable desc = connection error",
+            "[[::1]:10082](2) rpc error",
+            "something else",
+        ]
+    ) == ("127.0.0.1:10081", "[::1]:10082")
