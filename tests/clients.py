@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import pymysql
 
+from tidb_magic import Cluster
 from tidb_magic.playground import Playground
 
 ROWS = 2000
@@ -31,7 +32,7 @@ class Client:
 
     def query(self, sql: str | bytes) -> tuple[Any, ...]:
         with self._driver.cursor() as cursor:
-            cursor.execute(sql)  # type: ignore[arg-type]
+            cursor.execute(sql)
             return tuple(cursor.fetchall())
 
     def start(self, sql: str) -> Self:
@@ -87,3 +88,17 @@ def eventually(condition: Callable[[], Any], *, within: float = 60) -> Any:
             return found
         assert time.monotonic() < give_up, "did not happen in time"
         time.sleep(0.01)
+
+
+def statements(cluster: Cluster) -> list[str]:
+    """Return a list that grows by every statement that the cluster's connection sends from now on."""
+    asked: list[str] = []
+    connection = cluster._link.connection
+    run = connection._run
+
+    def noted(sql: str, args: Any) -> Any:
+        asked.append(sql)
+        return run(sql, args)
+
+    connection._run = noted  # type: ignore[method-assign]
+    return asked

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import tidb_magic
-from tests.clients import LONG_SELECT, Client, eventually
+from tests.clients import LONG_SELECT, Client, eventually, statements
 from tidb_magic import Cluster
 from tidb_magic.errors import ConnectionIdError, Interrupted
 from tidb_magic.kill import COLUMNS
@@ -82,10 +82,7 @@ def test_an_id_that_nobody_has_is_already_gone(cluster: Cluster, number: int, qu
 
 
 def test_ids_of_nobody_get_two_looks_and_no_kill(cluster: Cluster) -> None:
-    connection = cluster._link.connection
-    asked: list[str] = []
-    run = connection._run
-    connection._run = lambda sql, args: (asked.append(sql), run(sql, args))[1]  # type: ignore[method-assign]
+    asked = statements(cluster)
     cluster.kill([2097158])
     assert len(asked) == 2
     assert not any("KILL" in sql for sql in asked)
@@ -105,7 +102,7 @@ def test_own_connections_are_refused(playground: Playground, cluster: Cluster) -
 def test_own_connection_of_64_bits_is_refused(ids64: Playground) -> None:
     with tidb_magic.connect(ids64.url(1)) as cluster:
         own = cluster._link.connection
-        assert own.id != own._driver.thread_id()  # type: ignore[no-untyped-call]
+        assert own.id != own._driver.thread_id()
         assert only(cluster.kill([own.id]))["OUTCOME"] == "refused"  # type: ignore[list-item]
         assert cluster.processlist().complete
 

@@ -1,11 +1,11 @@
 """Cluster: what scripts and the magics hold."""
 
+import getpass  # not its function: a kernel puts its own in the place
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from getpass import getpass
 from types import TracebackType
 from typing import Self, SupportsInt
 
@@ -139,7 +139,7 @@ def connect(url: str | Settings, *, password: str | None = None) -> Cluster:
         return Cluster(_link(url))
 
 
-def _link(settings: Settings, ask: Callable[[str], str] = getpass) -> Link:
+def _link(settings: Settings) -> Link:
     try:
         return Link(settings)
     except AuthenticationError as error:
@@ -148,7 +148,7 @@ def _link(settings: Settings, ask: Callable[[str], str] = getpass) -> Link:
         refused = error
     prompt = f"Password for {settings.address}: "
     try:
-        secret = Secret(ask(prompt)) if _somebody_is_there() else None
+        secret = Secret(getpass.getpass(prompt)) if _somebody_is_there() else None
     except (EOFError, NotImplementedError):  # a notebook that runs without a person
         secret = None
     if secret is None:

@@ -77,7 +77,7 @@ class Connection:
             identity = self.query(query("identify"), deadline=CONNECT_TIMEOUT)
         except BaseException as error:
             self.close()
-            server = first_line(self._driver.get_server_info())  # type: ignore[no-untyped-call]
+            server = first_line(self._driver.get_server_info())
             if isinstance(error, ServerError) and "TiDB" not in server:
                 raise NotTidbError(
                     f"{settings.address} is not TiDB: it says version {server}. tidb_magic works on TiDB clusters only."

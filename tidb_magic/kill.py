@@ -55,7 +55,8 @@ class Target:
 class KillReport(pd.DataFrame):
     """One row for each session that a kill was asked for.
 
-    ID ``Int64``, missing for an id from 2^63 on, which belongs to nobody; INSTANCE, USER, HOST and INFO as last seen; ACTION ``QUERY`` or ``CONNECTION``; OUTCOME one of
+    ID ``Int64``, missing for an id from 2^63 on, which belongs to nobody;
+    INSTANCE, USER, HOST and INFO as last seen; ACTION ``QUERY`` or ``CONNECTION``; OUTCOME one of
     `Outcome`; REASON in words; SECONDS ``Float64`` from KILL to proof; STATEMENT as sent, or as it would be;
     WARNING the server's own words.
     """

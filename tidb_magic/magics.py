@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tidb_magic.processlist import ProcessList
 
 PLAYGROUND = "playground"
+HELP = "%tidb_kill? shows the help."
 
 
 class _Parser(argparse.ArgumentParser):
@@ -61,8 +62,8 @@ class TidbMagics(Magics):
             %tidb_connect [URL | playground]
 
         URL         mysql://user@host:4000/database. Leave the password out: you are asked for it if one is needed.
-        playground  a real three-instance TiDB cluster on this machine; one is started if none runs, and built the
-                    first time (about 6 minutes).
+        playground  a real three-instance TiDB cluster on this machine with a small crowd of users; one is started
+                    if none runs, and built the first time (about 6 minutes).
 
         Without a word it returns the cluster that is connected. A new connection replaces it. Returns a Cluster.
 
@@ -157,10 +158,13 @@ def kill_words(words: Sequence[str]) -> list[KillStatement]:
         if ids and ids[0].upper() in choice:
             word = ids.pop(0).upper()
             scope += [word] if word != "KILL" else []
+    for word in ids:
+        if not (word.isascii() and word.isdecimal()):
+            raise UsageError(f"%tidb_kill: expected connection ids (digits only), found {word!r}. {HELP}")
     try:
         return [parse_kill(" ".join([*scope, word])) for word in ids or [""]]
     except KillSyntaxError as error:
-        raise UsageError(f"%tidb_kill: {error.problem}. %tidb_kill? shows the help.") from error
+        raise UsageError(f"%tidb_kill: {error.problem}. {HELP}") from error
 
 
 def _playground_url() -> str:
@@ -170,5 +174,5 @@ def _playground_url() -> str:
         raise UsageError(
             f"The playground needs {error.name}. Install it with: pip install 'tidb_magic[playground]'"
         ) from error
-    playground = find(DEFAULT) or Playground(name=DEFAULT).start()
+    playground = find(DEFAULT) or Playground(name=DEFAULT, workload=True).start()
     return playground.url(0)

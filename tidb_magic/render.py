@@ -4,6 +4,7 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from html import escape
+from numbers import Integral
 from types import MappingProxyType
 
 from wcwidth import wcswidth
@@ -62,7 +63,7 @@ def text_table(
     limits = [widths.get(name, TEXT_WIDTH) for name in header]
     cells = [list(header), *([plain(*cell) for cell in zip(row, limits, strict=True)] for row in shown)]
     needed = [max(_width(row[column]) for row in cells) for column in range(len(header))]
-    numeric = [all(isinstance(row[column], int) for row in shown) and bool(shown) for column in range(len(header))]
+    numeric = [all(isinstance(row[column], Integral) for row in shown) and bool(shown) for column in range(len(header))]
     lines = []
     for row in cells:
         padded = []

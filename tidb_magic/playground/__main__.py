@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import time
 
 from tidb_magic.playground.build import build
 from tidb_magic.playground.cluster import DEFAULT, Options, Playground, find, running
@@ -77,7 +78,11 @@ def _start(options: argparse.Namespace) -> None:
     )
     playground = find(options.name)
     if playground is None:
-        playground = Playground.of(wanted, name=options.name).start()
+        playground = Playground.of(wanted, name=options.name)
+        build()
+        began = time.monotonic()
+        playground.start()
+        print(f"Started {playground.name} in {time.monotonic() - began:.1f} s.")
     elif playground.options != wanted:
         raise PlaygroundError(
             f"A playground named {options.name} runs with other options. Stop it first, or give another --name."

@@ -1,0 +1,71 @@
+"""One direction: a part imports only what stands below it."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "tidb_magic"
+# From top to bottom. The parts of one line of the design stand left before right.
+ORDER = [
+    "magics",
+    "api",
+    "kill",
+    "processlist",
+    "routing",
+    "connection",
+    "settings",
+    "render",
+    "grammar",
+    "connection_id",
+    "errors",
+    "queries",
+]
+FREE = {"__init__", "playground"}
+
+
+def imports(file: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def parts(file: Path) -> set[str]:
+    return {name.split(".")[1] for name in imports(file) if name.startswith("tidb_magic.")}
+
+
+def test_every_module_has_its_place() -> None:
+    modules = {path.stem for path in PACKAGE.glob("*.py")} | {
+        path.parent.name for path in PACKAGE.glob("*/__init__.py")
+    }
+    assert modules == {*ORDER, *FREE}
+
+
+@pytest.mark.parametrize("part", ORDER)
+def test_a_part_imports_only_what_stands_below_it(part: str) -> None:
+    file = PACKAGE / f"{part}.py"
+    used = parts(file if file.exists() else PACKAGE / part / "__init__.py")
+    below = set(ORDER[ORDER.index(part) + 1 :])
+    assert used <= below | ({"playground"} if part == "magics" else set())
+
+
+def test_the_playground_knows_none_of_the_parts() -> None:
+    for file in (PACKAGE / "playground").glob("*.py"):
+        assert parts(file) <= {"playground"}
+
+
+def test_only_one_part_knows_the_driver() -> None:
+    users = {str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if "pymysql" in imports(path)}
+    assert users == {"connection.py", "playground/workload.py"}
+
+
+def test_only_the_front_knows_the_notebook_and_only_queries_hold_sql() -> None:
+    for path in PACKAGE.glob("*.py"):
+        if path.stem not in {"magics", "__init__", "api"}:
+            assert not any(name.startswith("IPython") for name in imports(path))
+        if path.stem != "connection":
+            assert "INFORMATION_SCHEMA.CLUSTER_PROCESSLIST WHERE" not in path.read_text()
