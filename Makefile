@@ -15,6 +15,7 @@ lab: env
 	$(BIN)/jupyter lab notebooks/quickstart.ipynb
 
 test: env lint
+	$(PLAYGROUND) build
 	$(BIN)/pytest
 
 lint: env

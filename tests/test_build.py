@@ -33,7 +33,7 @@ def fake_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
     """Put a Go in front that builds nothing and ends with the given shell lines; its folder is the cache, too."""
 
     def make(end: str) -> Path:
-        (tmp_path / "modules" / "github.com" / "pingcap" / "tidb").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "modules" / "github.com" / "pingcap" / "tidb@v1").mkdir(parents=True, exist_ok=True)
         go = tmp_path / "go"
         go.write_text(GO.replace("{build}", end))
         go.chmod(0o755)
@@ -70,7 +70,7 @@ def test_out_of_disk_is_said(fake_go: Callable[[str], Path], monkeypatch: pytest
     with pytest.raises(PlaygroundError, match="Out of disk while building pd-server"):
         build.build()
     assert built(folder) == []
-    (folder / "modules" / "github.com" / "pingcap" / "tidb").rmdir()
+    (folder / "modules" / "github.com" / "pingcap" / "tidb@v1").rmdir()
     monkeypatch.setattr("tidb_magic.playground.build.DISK_NEEDED", 2**60)
     with pytest.raises(PlaygroundError, match=r"needs about .* GiB, .* has .* GiB free"):
         build.build()

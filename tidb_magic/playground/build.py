@@ -150,7 +150,7 @@ def _build(piece: Piece, go: str) -> None:
     began = time.monotonic()
     _check_disk(piece, go)
     print(f"Building {piece.name} {VERSION if piece.name == 'tidb-server' else ''}".rstrip(), file=sys.stderr)
-    packages = _run(piece, "download modules", [go, "list", *piece.flags[:-2], "-deps", piece.package], total=None)
+    packages = _run(piece, "download modules", [go, "list", *piece.flags, "-deps", piece.package], total=None)
     half = piece.binary.with_suffix(f".{os.getpid()}")
     half.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -167,8 +167,8 @@ def _check_disk(piece: Piece, go: str) -> None:
         [go, "env", "GOMODCACHE", "GOCACHE"], capture_output=True, text=True, env=_environment("local"), check=True
     )
     modules, objects = (Path(line) for line in answer.stdout.splitlines())
-    if (modules / "github.com" / "pingcap" / "tidb").exists() or any(modules.glob("github.com/pingcap/tidb@*")):
-        return
+    if any(modules.glob("github.com/pingcap/tidb@*")):
+        return  # most of it is there
     for folder in (modules, objects, piece.binary):
         existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
         free = shutil.disk_usage(existing).free
@@ -188,25 +188,24 @@ def _run(piece: Piece, step: str, command: list[str], *, total: int | None) -> l
         tempfile.TemporaryFile("w+") as output,
         tqdm(total=total, desc=f"{piece.name}: {step}", unit=unit, mininterval=interval, delay=interval) as bar,
     ):
-        process = subprocess.Popen(
+        with subprocess.Popen(
             command,
             cwd=SOURCES / piece.module,
             env=_environment(),
             text=True,
             stdout=output,
             stderr=subprocess.PIPE,
-        )
-        try:
-            for line in process.stderr or ():
-                last.append(line.rstrip())
-                bar.update(1)
-            status = process.wait()
-        finally:
-            process.kill()
-            process.wait()
+        ) as process:
+            try:
+                for line in process.stderr or ():
+                    last.append(line.rstrip())
+                    bar.update(1)
+            except BaseException:
+                process.kill()
+                raise
         output.seek(0)
         lines = output.read().splitlines()
-    if status == 0:
+    if process.returncode == 0:
         return lines
     said = "\n".join(last)
     if "no space left on device" in said:
