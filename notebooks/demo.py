@@ -9,8 +9,8 @@ import sys
 
 from IPython.terminal.interactiveshell import TerminalInteractiveShell
 
-from tidb_magic.playground import Playground, PlaygroundError
-from tidb_magic.playground.cluster import DEFAULT, find
+from tidb_magic.playground import PlaygroundError
+from tidb_magic.playground.cluster import Options, find, obtain
 
 CELLS = [
     "%load_ext tidb_magic",
@@ -31,19 +31,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--keep", action="store_true", help="leave the playground running")
     keep = parser.parse_args().keep
-    running = find(DEFAULT)
+    running = find()
     if running and not running.options.workload:
         print("The playground that runs has no workload. Stop it, and run this again.", file=sys.stderr)
         return 1
     try:
-        if not running:
-            Playground(name=DEFAULT, workload=True).start()
+        obtain(Options(workload=True))
         proven = demonstrate()
     except PlaygroundError as error:
         print(error, file=sys.stderr)
         return 1
     finally:
-        stop = not running and not keep and find(DEFAULT)
+        stop = not running and not keep and find()
         if stop:
             stop.stop()
     print("The same in JupyterLab: make lab")

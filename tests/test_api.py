@@ -127,9 +127,9 @@ def test_the_traceback_helper_sees_what_a_frame_holds() -> None:
 def test_a_cluster_says_what_matters_for_a_kill(playground: Playground, no_global_kill: Playground, url: str) -> None:
     with tidb_magic.connect(playground.url(0)) as cluster:
         assert repr(cluster).startswith("<Cluster root@127.0.0.1:")
-        assert "TiDB v8.5.6, global kill on, may end other users' sessions" in repr(cluster)
+        assert "TiDB v8.5.6, global kill on, sees all sessions, may end all sessions" in repr(cluster)
     with tidb_magic.connect(no_global_kill.url(0)) as cluster:
         assert "global kill off" in repr(cluster)
         assert "caution: compatible-kill-query is on" in repr(cluster)
     with tidb_magic.connect(url, password=PLANTED) as cluster:
-        assert "may end own sessions only" in repr(cluster)
+        assert "sees own sessions, may end own sessions" in repr(cluster)

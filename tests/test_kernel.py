@@ -13,7 +13,7 @@ from nbclient import NotebookClient
 
 from tests.clients import LONG_SELECT, Client, eventually
 from tidb_magic.playground import Playground
-from tidb_magic.playground.cluster import DEFAULT, find
+from tidb_magic.playground.cluster import Options, find, obtain
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 PLANTED = "planted-s3cret"
@@ -114,9 +114,10 @@ def test_a_kill_from_a_notebook_is_proven(kernel: Kernel, playground: Playground
 @pytest.fixture(scope="module")
 def default_playground() -> Iterator[Playground]:
     """The playground that `%tidb_connect playground` finds."""
-    before = find(DEFAULT)
-    yield before or Playground(name=DEFAULT, workload=True).start()
-    if not before and (started := find(DEFAULT)):
+    before = find()
+    started = obtain(Options(workload=True))
+    yield started
+    if not before:
         started.stop()
 
 

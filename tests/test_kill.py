@@ -148,6 +148,40 @@ def test_without_the_right_another_users_session_is_refused_where_tidb_itself_wo
             assert only(cluster.kill([victim.id]))["OUTCOME"] == "killed"  # one's own
 
 
+def test_an_id_that_this_user_cannot_see_is_not_called_gone(playground: Playground, users: dict[str, str]) -> None:
+    url = playground.url(0).replace("root", "oncall")  # may end everybody, sees nobody
+    with (
+        tidb_magic.connect(url, password=users["oncall"]) as cluster,
+        Client(playground, 1, "joe", password=users["joe"]) as stranger,
+    ):
+        for number in (stranger.id, 2097158):
+            row = only(cluster.kill([number]))
+            assert row["OUTCOME"] == "refused"
+            assert "without PROCESS other users' sessions are not visible" in row["REASON"]
+        assert stranger.alive()
+
+
+def test_what_became_of_the_first_is_kept_when_the_connection_is_lost_before_the_second(
+    playground: Playground, running: Any
+) -> None:
+    with tidb_magic.connect(playground.url(0)) as cluster, Client(playground, 1) as one, Client(playground, 1) as two:
+        connection = cluster._link.connection
+        asked = statements(cluster)
+        with Client(playground, 0) as root:
+            run = connection._run
+
+            def lose(sql: str, args: Any) -> Any:
+                if sum("KILL TIDB" in sql for sql in asked):
+                    root.query(f"KILL TIDB CONNECTION {connection.id}")
+                return run(sql, args)
+
+            connection._run = lose  # type: ignore[method-assign]
+            report = cluster.kill([one.id, two.id])
+        assert list(report["OUTCOME"]) == ["killed", "killed"]  # on a new connection
+        assert not one.alive()
+        assert not two.alive()
+
+
 def test_a_role_that_is_active_counts(playground: Playground, users: dict[str, str]) -> None:
     with Client(playground) as root:
         root.query("CREATE ROLE IF NOT EXISTS killer")

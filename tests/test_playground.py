@@ -245,7 +245,7 @@ def test_the_command_line_starts_shows_and_stops(capsys: pytest.CaptureFixture[s
         check=True,
     )
     try:
-        assert f"Started {name} in" in started.stdout
+        assert f"{name} runs, after" in started.stdout
         assert f"stop --name {name}" in started.stdout
         playground = find(name)
         assert playground is not None  # its processes outlive the one that started them

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+import tidb_magic
 from tests.clients import LONG_SELECT, Client, statements
 from tidb_magic import Cluster, ProcessList
 from tidb_magic.connection import Result
@@ -53,9 +54,19 @@ def test_idle_sessions_are_hidden_and_counted(playground: Playground, cluster: C
         assert idle.id not in set(listed["ID"])
         assert holds.id in set(listed["ID"])  # idle in a transaction is not idle
         assert {idle.id, holds.id} <= set(everything["ID"])
-        assert listed.sessions == len(everything)
-        assert f"{len(everything) - len(listed)} of {len(everything)} are not in it: --idle" in repr(listed)
+        assert listed.matched + listed.hidden == len(everything)
+        assert f"{listed.hidden} idle sessions are not in it: --idle lists them too." in repr(listed)
         assert "--idle" not in repr(everything)
+
+
+def test_without_process_the_list_says_that_only_own_sessions_are_visible(
+    playground: Playground, users: dict[str, str]
+) -> None:
+    for user, sees in (("joe", False), ("monitor", True), ("oncall", False)):
+        with tidb_magic.connect(playground.url(0).replace("root", user), password=users[user]) as cluster:
+            listed = cluster.processlist(idle=True)
+            assert (set(listed["USER"]) == {user}) is not sees
+            assert (f"Only sessions of {user} are visible: PROCESS is needed" in repr(listed)) is not sees
 
 
 def test_own_sessions_are_marked(cluster: Cluster) -> None:

@@ -48,7 +48,9 @@ class Cluster:
             Ctrl-C: no statement of ours is left running, or the message names it.
         """
         with _interruptible():
-            return read(self._link.connection, idle=idle, deadline=deadline)
+            connection = self._link.connection
+            see_others = self._link.capabilities.see_others
+            return read(connection, idle=idle, see_others=see_others, deadline=deadline)
 
     def kill(self, ids: Iterable[SupportsInt | str], *, query: bool = False, timeout: float = TIMEOUT) -> KillReport:
         """End sessions, or only their running statements, and report what was seen to happen.
@@ -104,7 +106,8 @@ class Cluster:
         parts = [
             f"{self._link.settings.address}: TiDB {self._link.version}",
             f"global kill {states[able.global_kill]}",
-            "may end other users' sessions" if able.kill_others else "may end own sessions only",
+            f"sees {'all' if able.see_others else 'own'} sessions",
+            f"may end {'all' if able.kill_others else 'own'} sessions",
         ]
         if able.compatible_kill_query:
             parts.append("caution: compatible-kill-query is on")
@@ -126,17 +129,19 @@ def connect(url: str | Settings, *, password: str | None = None) -> Cluster:
     SettingsError, AuthenticationError, NotTidbError, ConnectError
     Interrupted
     """
-    url = parse_url(url) if isinstance(url, str) else url  # from here on no variable holds a password that shows
+    typed = isinstance(url, str)
+    settings = parse_url(url) if isinstance(url, str) else url
     if password is not None:
-        url, password = replace(url, password=Secret(password)), None
-    elif url.password is not None:
+        settings = replace(settings, password=Secret(password))
+    elif typed and settings.password is not None:
         warnings.warn(
             "The password in the URL stays in this notebook and in the history. Leave it out: you will be asked.",
             PasswordInUrlWarning,
             stacklevel=1,  # a higher one would print the line with the password
         )
+    del url, password  # a traceback with locals must not show them
     with _interruptible():
-        return Cluster(_link(url))
+        return Cluster(_link(settings))
 
 
 def _link(settings: Settings) -> Link:

@@ -94,8 +94,7 @@ def plan(link: Link, statements: Sequence[KillStatement]) -> list[Target]:
     ------
     Interrupted
     """
-    connection = link.connection
-    return _plan(connection, link.capabilities, statements)
+    return _plan(link, list(dict.fromkeys(statements)))[1]
 
 
 def kill(link: Link, statements: Sequence[KillStatement], *, timeout: float = TIMEOUT) -> list[Target]:
@@ -120,11 +119,8 @@ def kill(link: Link, statements: Sequence[KillStatement], *, timeout: float = TI
     while waiting:
         sending = False
         try:
-            connection = (
-                link.connection
-            )  # the KILL goes the way of the look: on another instance an id can be another's
-            (target,) = _plan(connection, link.capabilities, waiting[:1])
-            if target.outcome is Outcome.PLANNED:
+            connection, (target,) = _plan(link, waiting[:1])
+            if connection and target.outcome is Outcome.PLANNED:
                 sending = True
                 target = _verify(link, _send(connection, target, timeout), timeout)
         except KeyboardInterrupt as error:
@@ -160,17 +156,18 @@ def report(targets: Sequence[Target]) -> KillReport:
     return frame
 
 
-def _plan(connection: Connection, able: Capabilities, statements: Sequence[KillStatement]) -> list[Target]:
+def _plan(link: Link, statements: Sequence[KillStatement]) -> tuple[Connection | None, list[Target]]:
+    """Return the verdicts and the connection that looked: on another instance an id can be somebody else's."""
     ids = [int(one.connection_id) for one in statements if one.connection_id is not None]
     try:
+        connection = link.connection
         seen = look(connection, ids)
         if not set(ids) <= {session.id for session in seen.sessions}:
             seen = _merged(seen, look(connection, ids))  # COM_CHANGE_USER hides a session for a moment
-    except (DeadlineError, ConnectError) as error:
-        return [
-            Target(one, outcome=Outcome.UNREACHABLE, reason=f"not found out where it is. {error}") for one in statements
-        ]
-    return [_judge(one, seen, able) for one in statements]
+    except (DeadlineError, ConnectError, ServerError) as error:
+        reason = f"not found out where it is. {error}"
+        return None, [Target(one, outcome=Outcome.UNREACHABLE, reason=reason) for one in statements]
+    return connection, [_judge(one, seen, link.capabilities) for one in statements]
 
 
 def _judge(statement: KillStatement, seen: Look, able: Capabilities) -> Target:
@@ -181,6 +178,9 @@ def _judge(statement: KillStatement, seen: Look, able: Capabilities) -> Target:
     if not found and seen.missing:
         reason = f"not seen, but {', '.join(seen.missing)} did not answer"
         return Target(statement, outcome=Outcome.UNREACHABLE, reason=reason)
+    if not found and not able.see_others:
+        reason = f"{seen.user} has no such session, and without PROCESS other users' sessions are not visible"
+        return Target(statement, outcome=Outcome.REFUSED, reason=reason)
     if not found:
         defect = number.defect if able.global_kill else None
         reason = "no session has this id" + (f": {defect}" if defect else "")
@@ -190,7 +190,7 @@ def _judge(statement: KillStatement, seen: Look, able: Capabilities) -> Target:
     way = route(found[0].instance, seen.here, able)
     if not isinstance(way, Route):
         return Target(statement, found[0], Outcome.REFUSED, way)
-    there = "sent on its own instance" if way is Route.OWNER else f"forwarded by TiDB to {found[0].instance}"
+    there = "this connection is on its instance" if way is Route.OWNER else f"TiDB forwards it to {found[0].instance}"
     return Target(statement, found[0], Outcome.PLANNED, there)
 
 
@@ -204,9 +204,10 @@ def _against(statement: KillStatement, found: Sequence[Session], seen: Look, abl
         return "this connection did not find itself in the list, so it cannot tell its own sessions from others"
     if is_own(session.instance, session.id):
         return "it is a connection of tidb_magic itself"
+    if not session.user:
+        return "it is internal work of TiDB itself"
     if session.user != seen.user and not able.kill_others:
-        whose = f"{session.user}'s" if session.user else "an internal"
-        return f"it is {whose} session, and {seen.user} has neither CONNECTION_ADMIN nor SUPER"
+        return f"it is {session.user}'s session, and {seen.user} has neither CONNECTION_ADMIN nor SUPER"
     if statement.query and not session.runs:
         return "it runs no statement now (an older TiDB would end the session); KILL without QUERY ends the session"
     return None
@@ -237,30 +238,26 @@ def _verify(link: Link, target: Target, timeout: float) -> Target:
     if target.outcome is not None or before is None:
         return target
     began = time.monotonic()
-    pause = _POLL[0]
-    unseen = ""
-    while True:
-        left = timeout - (time.monotonic() - began)
-        if left <= 0:
-            break
+    pause, longest = _POLL
+    silent = ""
+    while (left := timeout - (time.monotonic() - began)) > 0:
         try:
             seen = look(link.connection, [target.id], deadline=min(DEADLINE, left))
-        except (DeadlineError, ConnectError) as error:
-            unseen = str(error)
-            continue
-        now = next((one for one in seen.sessions if one.identity == before.identity), None)
-        unseen = "" if now or not seen.missing else f"{', '.join(seen.missing)} did not answer"
-        if not unseen and (outcome := _proof(target.statement, before, now)):
-            gone = "its whole session ended" if target.statement.query and now is None else ""
-            return replace(target, outcome=outcome, reason=gone, seconds=time.monotonic() - began)
-        time.sleep(min(pause, max(0.0, left)))
-        pause = min(pause * 2, _POLL[1])
-    if unseen:
-        return replace(target, outcome=Outcome.UNCONFIRMED, reason=f"sent, it may still happen. {unseen}")
+        except (DeadlineError, ConnectError, ServerError) as error:
+            silent = str(error)
+        else:
+            now = next((one for one in seen.sessions if one.identity == before.identity), None)
+            silent = "" if now or not seen.missing else f"{', '.join(seen.missing)} did not answer."
+            if not silent and (outcome := _proof(target.statement, before, now)):
+                reason = "its whole session ended" if target.statement.query and now is None else ""
+                return replace(target, outcome=outcome, reason=reason, seconds=time.monotonic() - began)
+        time.sleep(pause)
+        pause = min(pause * 2, longest)
+    if silent:
+        return replace(target, outcome=Outcome.UNCONFIRMED, reason=f"sent, it may still happen. {silent}")
     what = "its statement" if target.statement.query else "the session"
-    return replace(
-        target, outcome=Outcome.STILL_RUNNING, reason=f"sent and delivered, {what} did not end within {timeout:g} s"
-    )
+    reason = f"sent and delivered, {what} did not end within {timeout:g} s"
+    return replace(target, outcome=Outcome.STILL_RUNNING, reason=reason)
 
 
 def _proof(statement: KillStatement, before: Session, now: Session | None) -> Outcome | None:

@@ -72,16 +72,13 @@ class TidbMagics(Magics):
         """
         parser = _parser("tidb_connect")
         parser.add_argument("target", nargs="?")
-        target = parser.parse(line).target
-        del line  # it can hold a password
-        if target is None:
+        options = parser.parse(line)
+        del line  # it can hold a password, which no traceback may show
+        if options.target is None:
             return self._connected()
         from tidb_magic.api import connect
-        from tidb_magic.settings import Settings, parse_url
 
-        where: Settings = parse_url(_playground_url() if target == PLAYGROUND else target)
-        del target
-        cluster = connect(where)
+        cluster = connect(_playground_url() if options.target == PLAYGROUND else vars(options).pop("target"))
         self.close()
         self.cluster = cluster
         return cluster
@@ -169,10 +166,9 @@ def kill_words(words: Sequence[str]) -> list[KillStatement]:
 
 def _playground_url() -> str:
     try:
-        from tidb_magic.playground.cluster import DEFAULT, Playground, find
+        from tidb_magic.playground.cluster import Options, obtain
     except ModuleNotFoundError as error:
         raise UsageError(
             f"The playground needs {error.name}. Install it with: pip install 'tidb_magic[playground]'"
         ) from error
-    playground = find(DEFAULT) or Playground(name=DEFAULT, workload=True).start()
-    return playground.url(0)
+    return obtain(Options(workload=True)).url(0)

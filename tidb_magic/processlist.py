@@ -10,7 +10,7 @@ import pandas as pd
 
 from tidb_magic.connection import Connection, Result, is_own
 from tidb_magic.queries import query
-from tidb_magic.render import html_table, text_table
+from tidb_magic.render import html_table, plain, text_table
 
 DEADLINE = 3.0  # seconds
 _COUNT = "tidb_magic_sessions"
@@ -68,8 +68,12 @@ class ProcessList(pd.DataFrame):
     ----------
     taken_at : datetime
         When it was read, in this machine's time zone.
-    sessions : int
-        How many sessions the cluster had, those not listed included.
+    matched : int
+        How many sessions matched what was asked for.
+    hidden : int
+        How many idle ones did not.
+    user : str or None
+        The one user whose sessions were visible, for want of PROCESS.
     complete : bool
         Whether every registered instance answered.
     missing : tuple of str
@@ -79,12 +83,14 @@ class ProcessList(pd.DataFrame):
     """
 
     taken_at: datetime | None = None
-    sessions: int | None = None
+    matched: int = 0
+    hidden: int = 0
+    user: str | None = None
     complete: bool = False
     missing: tuple[str, ...] = ()
     own: frozenset[tuple[str, int]] = frozenset()
 
-    _metadata: ClassVar[list[str]] = ["taken_at", "sessions", "complete", "missing", "own"]
+    _metadata: ClassVar[list[str]] = ["taken_at", "matched", "hidden", "user", "complete", "missing", "own"]
 
     @property
     def _constructor(self) -> Callable[..., pd.DataFrame]:
@@ -109,10 +115,12 @@ class ProcessList(pd.DataFrame):
         if self.taken_at is None:
             return [f"{counted}."]
         lines = [f"{counted}, taken {self.taken_at:%Y-%m-%d %H:%M:%S %Z}."]
-        if self.sessions is not None and self.sessions > len(self):
-            lines.append(
-                f"{self.sessions - len(self):,} of {self.sessions:,} are not in it: --idle lists idle ones too."
-            )
+        if self.matched > len(self):
+            lines.append(f"It is a part of the {self.matched:,} sessions that were listed.")
+        if self.hidden:
+            lines.append(f"{self.hidden:,} idle sessions are not in it: --idle lists them too.")
+        if self.user is not None:
+            lines.append(f"Only sessions of {plain(self.user)} are visible: PROCESS is needed to see the others.")
         if own := sum((i, n) in self.own for i, n in zip(self["INSTANCE"], self["ID"], strict=True)):
             lines.append(f"{own} of them {'is' if own == 1 else 'are'} tidb_magic's own.")
         if not self.complete:
@@ -130,7 +138,9 @@ def _has_ids(frame: pd.DataFrame) -> bool:
     return {"INSTANCE", "ID"} <= set(frame.columns) and pd.api.types.is_integer_dtype(frame["ID"].dtype)
 
 
-def read(connection: Connection, *, idle: bool = False, deadline: float = DEADLINE) -> ProcessList:
+def read(
+    connection: Connection, *, idle: bool = False, see_others: bool = True, deadline: float = DEADLINE
+) -> ProcessList:
     """Read the sessions of the whole cluster in one statement.
 
     Parameters
@@ -139,6 +149,8 @@ def read(connection: Connection, *, idle: bool = False, deadline: float = DEADLI
         Any session on the cluster.
     idle
         List idle sessions too, not only those that run something or hold a transaction.
+    see_others
+        Whether this user sees other users' sessions; if not, the list says so.
     deadline
         Seconds.
 
@@ -150,10 +162,12 @@ def read(connection: Connection, *, idle: bool = False, deadline: float = DEADLI
     listed = to_frame(result)
     counts = listed.pop(_COUNT)
     listed.taken_at = datetime.now().astimezone()
-    listed.sessions = int(counts.iloc[0]) if len(counts) else None
+    listed.matched = len(listed)
+    listed.hidden = int(counts.iloc[0]) - len(listed) if len(counts) else 0
     listed.missing = silent(result.warnings)
     listed.complete = not result.warnings
-    _own_row(connection, sessions(result))
+    here = _own_row(connection, sessions(result))
+    listed.user = None if see_others or here is None else here.user
     rows = zip(listed["INSTANCE"], listed["ID"], strict=True)
     listed.own = frozenset((instance, number) for instance, number in rows if is_own(instance, number))
     return listed

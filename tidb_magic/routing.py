@@ -12,19 +12,21 @@ from tidb_magic.settings import Settings
 
 _DEADLINE = 3.0  # seconds, for each question; none of them leaves this instance
 _GRANT = re.compile(r"GRANT (?P<rights>.+?) ON \*\.\* TO ", re.IGNORECASE)
-_KILL_RIGHTS = {"ALL PRIVILEGES", "SUPER", "CONNECTION_ADMIN"}
+_SEE = {"ALL PRIVILEGES", "PROCESS"}
+_KILL = {"ALL PRIVILEGES", "SUPER", "CONNECTION_ADMIN"}
 
 
 @dataclass(frozen=True)
 class Capabilities:
     """What matters for a KILL. None means that the cluster does not say.
 
-    `global_kill` and `compatible_kill_query` are TiDB's settings; `kill_others` is whether this user may end
-    other users' sessions.
+    `global_kill` and `compatible_kill_query` are TiDB's settings; `see_others` and `kill_others` are whether this user
+    sees and may end other users' sessions: PROCESS alone ends nothing, CONNECTION_ADMIN alone sees nobody.
     """
 
     global_kill: bool | None
     compatible_kill_query: bool | None
+    see_others: bool
     kill_others: bool
 
 
@@ -85,17 +87,17 @@ def capabilities(connection: Connection) -> Capabilities:
     else:
         (row,) = config.rows
         global_kill, compatible = (_boolean(value) for value in row)
-    grants = connection.query(query("grants"), deadline=_DEADLINE)
-    return Capabilities(global_kill, compatible, kill_others(grants))
+    held = rights(connection.query(query("grants"), deadline=_DEADLINE))
+    return Capabilities(global_kill, compatible, not held.isdisjoint(_SEE), not held.isdisjoint(_KILL))
 
 
-def kill_others(grants: Result) -> bool:
-    """Tell whether SHOW GRANTS holds a right to end other users' sessions."""
+def rights(grants: Result) -> set[str]:
+    """Return what SHOW GRANTS gives on all of the cluster (``ON *.*``)."""
     held: set[str] = set()
     for (grant,) in grants.rows:
         if match := _GRANT.match(grant.decode(errors="backslashreplace")):
             held |= {right.strip().upper() for right in match["rights"].split(",")}
-    return not held.isdisjoint(_KILL_RIGHTS)
+    return held
 
 
 def _boolean(value: bytes | None) -> bool | None:

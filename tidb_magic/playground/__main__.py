@@ -5,7 +5,7 @@ import sys
 import time
 
 from tidb_magic.playground.build import build
-from tidb_magic.playground.cluster import DEFAULT, Options, Playground, find, running
+from tidb_magic.playground.cluster import DEFAULT, Options, find, obtain, running
 from tidb_magic.playground.errors import PlaygroundError
 from tidb_magic.playground.workload import PASSWORD, USERS
 
@@ -76,14 +76,11 @@ def _start(options: argparse.Namespace) -> None:
         options.tls,
         options.workload,
     )
-    playground = find(options.name)
-    if playground is None:
-        playground = Playground.of(wanted, name=options.name)
-        build()
-        began = time.monotonic()
-        playground.start()
-        print(f"Started {playground.name} in {time.monotonic() - began:.1f} s.")
-    elif playground.options != wanted:
+    build()
+    began = time.monotonic()
+    playground = obtain(wanted, options.name)
+    print(f"{playground.name} runs, after {time.monotonic() - began:.1f} s.")
+    if playground.options != wanted:
         raise PlaygroundError(
             f"A playground named {options.name} runs with other options. Stop it first, or give another --name."
         )
@@ -97,7 +94,8 @@ def _start(options: argparse.Namespace) -> None:
 
 
 def _stop(options: argparse.Namespace) -> None:
-    stopping = list(running()) if options.all else [one for one in running() if one.name == options.name]
+    named = find(options.name)
+    stopping = list(running()) if options.all else [named] if named else []
     for playground in stopping:
         playground.stop()
         print(f"Stopped {playground.name}.")

@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -123,13 +124,14 @@ class Playground:
     def start(self) -> Self:
         """Build the servers if needed, start them and return when every instance answers."""
         binaries = build()
-        with FileLock(_records() / "start.lock"):
-            self._record_new()
-        try:
-            self._start_servers(binaries)
-        except BaseException:
-            self.stop()
-            raise
+        with _lock(self.name) if self.name else nullcontext():
+            with _lock("ports"):
+                self._record_new()
+            try:
+                self._start_servers(binaries)
+            except BaseException:
+                self.stop()
+                raise
         return self
 
     def stop(self) -> None:
@@ -344,19 +346,33 @@ def running() -> Iterator[Playground]:
 
 
 def find(name: str = DEFAULT) -> Playground | None:
-    """Return the running playground of this name. A record whose servers are all gone is cleared away."""
-    for playground in running():
-        if playground.name == name:
-            if any(state != "stopped" for state in playground.status().values()):
-                return playground
-            playground.stop()
+    """Return the running playground of this name; one that is being started is waited for.
+
+    A record whose servers are all gone is cleared away.
+    """
+    with _lock(name):
+        for playground in running():
+            if playground.name == name:
+                if any(state != "stopped" for state in playground.status().values()):
+                    return playground
+                playground.stop()
     return None
+
+
+def obtain(options: Options, name: str = DEFAULT) -> Playground:
+    """Return the running playground of this name, started with these options if none runs."""
+    with _lock(name):
+        return find(name) or Playground.of(options, name=name).start()
 
 
 def _records() -> Path:
     folder = cache_folder() / "running"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def _lock(name: str) -> FileLock:
+    return FileLock(_records() / f"{name}.lock", is_singleton=True)  # one object a path: it can be entered again
 
 
 def _record(name: str) -> Path:
