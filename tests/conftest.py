@@ -1,6 +1,7 @@
 """A real cluster for the tests, and the rule that nothing is skipped."""
 
 import json
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ import tidb_magic
 from tests.clients import ROWS, Client, eventually
 from tidb_magic import Cluster
 from tidb_magic.playground import Playground
+
+# A shell starts its background jobs with Ctrl-C ignored, and what it starts inherits that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -121,6 +121,12 @@ def test_a_mistake_is_one_line_and_nothing_is_sent(
     assert f"%{magic}? shows the help" in str(refused.value)
 
 
+def test_a_mistake_beside_a_password_does_not_repeat_it(shell: InteractiveShell) -> None:
+    with pytest.raises(UsageError, match=r"unrecognized arguments: mysql://\.\.\.@b") as refused:
+        shell.run_line_magic("tidb_connect", "mysql://a mysql://joe:planted-s3cret@b")
+    assert "planted" not in str(refused.value)
+
+
 @pytest.mark.parametrize("magic", ["tidb_ps", "tidb_kill 5", "tidb_connect"])
 def test_without_a_connection_the_error_says_what_to_type(shell: InteractiveShell, magic: str) -> None:
     with pytest.raises(NotConnectedError, match="First: %tidb_connect mysql://user@host:4000"):

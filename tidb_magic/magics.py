@@ -1,6 +1,7 @@
 """The notebook front: parse a line, call the library, return what it gives."""
 
 import argparse
+import re
 import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -24,6 +25,7 @@ class _Parser(argparse.ArgumentParser):
     """Options as in a shell. A wrong one is IPython's UsageError; -h and --help show the help of the magic."""
 
     def error(self, message: str) -> NoReturn:
+        message = re.sub(r"://\S*@", "://...@", message)  # what is repeated of a line must not hold a password
         raise UsageError(f"{self.prog}: {message}. {self.prog}? shows the help.")
 
     def parse(self, line: str) -> argparse.Namespace:
@@ -168,7 +170,5 @@ def _playground_url() -> str:
     try:
         from tidb_magic.playground.cluster import Options, obtain
     except ModuleNotFoundError as error:
-        raise UsageError(
-            f"The playground needs {error.name}. Install it with: pip install 'tidb_magic[playground]'"
-        ) from error
+        raise UsageError(str(error)) from error
     return obtain(Options(workload=True)).url(0)

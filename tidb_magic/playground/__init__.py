@@ -8,7 +8,12 @@ The servers are built once from Go modules with pinned checksums (`build`), kept
 and start in seconds. The same from a shell: ``python -m tidb_magic.playground start``.
 """
 
-from tidb_magic.playground.cluster import Playground
+try:
+    from tidb_magic.playground.cluster import Playground
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"The playground needs {error.name}. Install it with: pip install 'tidb_magic[playground]'", name=error.name
+    ) from None
 from tidb_magic.playground.errors import PlaygroundError
 
 __all__ = ["Playground", "PlaygroundError"]
