@@ -188,6 +188,11 @@ class Connection:
 _HELD: "WeakSet[Connection]" = WeakSet()
 
 
+def own_ids() -> set[int]:
+    """Return the ids of all connections that this process holds, in whatever role."""
+    return {one.id for one in list(_HELD) if one.open and one.id is not None}
+
+
 def is_own(instance: str, number: int) -> bool:
     """Tell whether this session is a connection that this process holds, in whatever role.
 

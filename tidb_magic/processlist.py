@@ -1,14 +1,14 @@
 """The sessions of the whole cluster, read in one statement, as a DataFrame that shows itself."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, ClassVar
 
 import pandas as pd
 
-from tidb_magic.connection import Connection, Result, is_own
+from tidb_magic.connection import Connection, Result, is_own, own_ids
 from tidb_magic.queries import query
 from tidb_magic.render import html_table, plain, text_table
 
@@ -163,13 +163,13 @@ def read(
     counts = listed.pop(_COUNT)
     listed.taken_at = datetime.now().astimezone()
     listed.matched = len(listed)
-    listed.hidden = int(counts.iloc[0]) - len(listed) if len(counts) else 0
+    listed.hidden = int(counts.iloc[0]) - len(result.rows) if len(counts) else 0
     listed.missing = silent(result.warnings)
     listed.complete = not result.warnings
-    here = _own_row(connection, sessions(result))
-    listed.user = None if see_others or here is None else here.user
-    rows = zip(listed["INSTANCE"], listed["ID"], strict=True)
-    listed.own = frozenset((instance, number) for instance, number in rows if is_own(instance, number))
+    itself = _itself(connection, result)
+    listed.user = None if see_others or itself is None else itself.user
+    ours = sessions(result, own_ids())
+    listed.own = frozenset((one.instance, one.id) for one in ours if is_own(one.instance, one.id))
     return listed
 
 
@@ -177,20 +177,17 @@ def look(connection: Connection, ids: Sequence[int], *, deadline: float = DEADLI
     """Look at the sessions with these ids, wherever they are. As `read` for what can go wrong."""
     own = () if connection.id is None else (int(connection.id),)
     result = _ask(connection, "sessions", {"ids": (*ids, *own)}, deadline)
-    seen = sessions(result)
-    self = _own_row(connection, seen)
-    wanted = tuple(session for session in seen if session.id in ids)
+    itself = _itself(connection, result)
     missing = silent(result.warnings) or (("an instance",) if result.warnings else ())
-    return Look(wanted, self.instance if self else None, self.user if self else None, missing)
+    return Look(sessions(result, ids), itself.instance if itself else None, itself.user if itself else None, missing)
 
 
-def sessions(result: Result) -> tuple[Session, ...]:
-    """Return the rows of a process list as sessions, each once (a restarted instance can be listed twice)."""
-    at = {
-        name: result.columns.index(name)
-        for name in ("INSTANCE", "ID", "USER", "HOST", "COMMAND", "TIME", "INFO", "TxnStart")
-    }
-    return tuple(dict.fromkeys(Session(*(_text(row[at[name]]) for name in at)) for row in result.rows))
+def sessions(result: Result, ids: Collection[int]) -> tuple[Session, ...]:
+    """Return the rows with these ids as sessions, each once (a restarted instance can be listed twice)."""
+    names = ("INSTANCE", "ID", "USER", "HOST", "COMMAND", "TIME", "INFO", "TxnStart")
+    at = [result.columns.index(name) for name in names]
+    rows = (row for row in result.rows if row[at[1]] in ids)
+    return tuple(dict.fromkeys(Session(*(_text(row[column]) for column in at)) for row in rows))
 
 
 def silent(warnings: Sequence[str]) -> tuple[str, ...]:
@@ -208,9 +205,10 @@ def _ask(connection: Connection, name: str, args: dict[str, object], deadline: f
     return connection.query(query(name), args, deadline=deadline + _GRACE)
 
 
-def _own_row(connection: Connection, seen: Sequence[Session]) -> Session | None:
-    for session in seen:
-        if session.id == connection.id and session.info is not None and connection.token in session.info:
+def _itself(connection: Connection, result: Result) -> Session | None:
+    """Return the session that asked, known by the token in its statement; with global kill off ids are not unique."""
+    for session in sessions(result, () if connection.id is None else {connection.id}):
+        if session.info is not None and connection.token in session.info:
             connection.instance = session.instance
             return session
     return None
