@@ -10,7 +10,8 @@ import sys
 from IPython.terminal.interactiveshell import TerminalInteractiveShell
 
 from tidb_magic.playground import PlaygroundError
-from tidb_magic.playground.cluster import Options, find, obtain
+from tidb_magic.playground.cluster import find, obtain
+from tidb_magic.playground.records import Options
 
 CELLS = [
     "%load_ext tidb_magic",

@@ -13,7 +13,8 @@ from nbclient import NotebookClient
 
 from tests.clients import LONG_SELECT, Client, eventually
 from tidb_magic.playground import Playground
-from tidb_magic.playground.cluster import Options, find, obtain
+from tidb_magic.playground.cluster import find, obtain
+from tidb_magic.playground.records import Options
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 PLANTED = "planted-s3cret"

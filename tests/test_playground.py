@@ -166,7 +166,7 @@ def test_a_port_that_is_taken_is_named() -> None:
 
 
 def test_a_server_that_dies_at_start_shows_its_last_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tidb_magic.playground.cluster.Options.toml", lambda _: "no-such-setting = 1\n[")
+    monkeypatch.setattr("tidb_magic.playground.records.Options.toml", lambda _: "no-such-setting = 1\n[")
     playground = Playground(instances=1)
     with pytest.raises(PlaygroundError, match=r"(?s)tidb-0 died at start. Its last lines:\n.*toml"):
         playground.start()
@@ -181,11 +181,12 @@ def test_a_server_that_dies_at_start_shows_its_last_lines(monkeypatch: pytest.Mo
         ({"instances": 99}, "1 to 16 instances"),
         ({"connection_ids": 33}, "32 or 64 bits"),
         ({"port": 70000}, "out of range"),
+        ({"name": "../elsewhere"}, "letters, digits"),
     ],
 )
 def test_what_cannot_be_started_is_refused(options: dict[str, Any], says: str) -> None:
     with pytest.raises(PlaygroundError, match=says):
-        Playground(**options)
+        Playground(**options).start()
 
 
 def test_tls_is_used_with_tls() -> None:

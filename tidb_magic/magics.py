@@ -168,7 +168,8 @@ def kill_words(words: Sequence[str]) -> list[KillStatement]:
 
 def _playground_url() -> str:
     try:
-        from tidb_magic.playground.cluster import Options, obtain
+        from tidb_magic.playground.cluster import obtain
+        from tidb_magic.playground.records import Options
     except ModuleNotFoundError as error:
         raise UsageError(str(error)) from error
     return obtain(Options(workload=True)).url(0)

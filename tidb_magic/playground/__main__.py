@@ -5,8 +5,9 @@ import sys
 import time
 
 from tidb_magic.playground.build import build
-from tidb_magic.playground.cluster import DEFAULT, Options, find, obtain, running
+from tidb_magic.playground.cluster import find, obtain, running
 from tidb_magic.playground.errors import PlaygroundError
+from tidb_magic.playground.records import DEFAULT, Options
 from tidb_magic.playground.workload import PASSWORD, USERS
 
 

@@ -1,81 +1,26 @@
 """Playground: start, break and stop a real TiDB cluster on loopback."""
 
-import json
-import os
 import shutil
 import signal
-import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
 import psutil
-from filelock import FileLock
 
-from tidb_magic.playground import processes
-from tidb_magic.playground.build import build, cache_folder
+from tidb_magic.playground import processes, servers
+from tidb_magic.playground.build import build
 from tidb_magic.playground.errors import PlaygroundError
 from tidb_magic.playground.processes import LOOPBACK
+from tidb_magic.playground.records import DEFAULT, Options, State, lock, record_file, recorded
 
-DEFAULT = "default"
 START_TIMEOUT = 120.0  # seconds; a start takes 5 to 10 on two idle cores
 Server = int | Literal["pd", "store"]
-_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # loopback is not asked for through a proxy
-
-
-@dataclass(frozen=True)
-class Options:
-    """How the cluster is set up; the words are those of TiDB's configuration."""
-
-    instances: int = 3
-    port: int | None = None
-    global_kill: bool = True
-    compatible_kill_query: bool = False
-    connection_ids: Literal[32, 64] = 32
-    sem: bool = False
-    tls: bool = False
-    workload: bool = False
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be started."""
-        if not 1 <= self.instances <= 16:
-            raise PlaygroundError(f"A playground has 1 to 16 instances, not {self.instances}.")
-        if self.connection_ids not in (32, 64):
-            raise PlaygroundError(f"Connection ids have 32 or 64 bits, not {self.connection_ids}.")
-        if self.port is not None and not 1 <= self.port <= 65536 - self.instances:
-            raise PlaygroundError(f"Port {self.port} is out of range for {self.instances} instances.")
-
-    def toml(self) -> str:
-        """Return the configuration of a tidb-server; JSON's booleans and numbers are TOML's."""
-        lines = [
-            f"enable-global-kill = {json.dumps(self.global_kill)}",
-            f"compatible-kill-query = {json.dumps(self.compatible_kill_query)}",
-            f"enable-32bits-connection-id = {json.dumps(self.connection_ids == 32)}",
-            "[tikv-client]",
-            "max-batch-size = 0",  # batched requests would pass by the store's notes of who waits for whom
-            "[security]",
-            f"enable-sem = {json.dumps(self.sem)}",
-            f"auto-tls = {json.dumps(self.tls)}",
-        ]
-        return "\n".join(lines) + "\n"
-
-
-@dataclass(frozen=True)
-class State:
-    """What is recorded of a playground on disk, so that another process can use and stop it."""
-
-    name: str
-    folder: str
-    options: Options
-    ports: dict[str, int]
-    pids: dict[str, int] = field(default_factory=dict)
 
 
 class Playground:
@@ -124,8 +69,8 @@ class Playground:
     def start(self) -> Self:
         """Build the servers if needed, start them and return when every instance answers."""
         binaries = build()
-        with _lock(self.name) if self.name else nullcontext():
-            with _lock("ports"):
+        with lock(self.name) if self.name else nullcontext():
+            with lock("ports"):
                 self._record_new()
             try:
                 self._start_servers(binaries)
@@ -140,7 +85,7 @@ class Playground:
             return
         processes.end(process for process in map(self._process, self.state.pids) if process)
         shutil.rmtree(self.folder, ignore_errors=True)
-        _record(self.name).unlink(missing_ok=True)
+        record_file(self.name).unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
         """Start."""
@@ -171,7 +116,7 @@ class Playground:
 
     def url(self, instance: int = 0) -> str:
         """Return ``mysql://root@127.0.0.1:PORT`` of one instance."""
-        return f"mysql://root@{LOOPBACK}:{self.port(instance)}"
+        return servers.sql_url(self.state, instance)
 
     def urls(self) -> list[str]:
         """Return the URL of every instance."""
@@ -219,9 +164,9 @@ class Playground:
 
     def _record_new(self) -> None:
         name = self.name
-        if name and _record(name).exists():
+        if name and record_file(name).exists():
             raise PlaygroundError(f"A playground named {name} is there already. Stop it first, or give another name.")
-        taken = {port for other in running() for port in other.state.ports.values()}
+        taken = {port for other in recorded() for port in other.ports.values()}
         options = self.options
         if options.port is not None:
             wanted = range(options.port, options.port + options.instances)
@@ -242,73 +187,38 @@ class Playground:
 
     def _save(self, state: State) -> None:
         self.state = state
-        record = _record(state.name)
-        half = record.with_suffix(f".{os.getpid()}")
-        half.write_text(json.dumps(asdict(state)))
-        half.replace(record)
+        state.save()
 
     def _start_servers(self, binaries: dict[str, Path]) -> None:
         instances = [f"tidb-{i}" for i in range(self.options.instances)]
-        for servers in (["pd"], ["store"], instances[:1], instances[1:]):  # the first instance makes the system tables
-            for server in servers:
+        # The first instance makes the system tables.
+        for group in (["pd"], ["store"], instances[:1], instances[1:]):
+            for server in group:
                 self._spawn(server, binaries)
-            self._wait_for(servers)
+            self._wait_for(group)
         if self.options.workload:
             self._spawn("workload", binaries)
             self._wait_for(["workload"])
 
     def _spawn(self, server: str, binaries: dict[str, Path]) -> None:
-        command, environment = self._command(server, binaries)
+        command, environment = servers.command(server, self.state, binaries)
         pid = processes.spawn(command, self.folder / f"{server}.out", **environment)
         self._save(replace(self.state, pids=self.state.pids | {server: pid}))
 
-    def _command(self, server: str, binaries: dict[str, Path]) -> tuple[list[str], dict[str, str]]:
-        folder, ports = self.folder, self.state.ports
-        pd = f"{LOOPBACK}:{ports['pd']}"
-        if server == "pd":
-            peer = f"http://{LOOPBACK}:{ports['pd-peer']}"
-            command = [str(binaries["pd-server"]), "--name=pd", f"--data-dir={folder / 'pd'}", f"--peer-urls={peer}"]
-            command += [f"--client-urls=http://{pd}", f"--log-file={folder / 'pd.log'}"]
-            # Its routes are written for the older pattern rules; with the new ones it panics at start.
-            return command, {"GODEBUG": "httpmuxgo121=1"}
-        if server == "store":
-            addr = f"{LOOPBACK}:{ports['store']}"
-            return [str(binaries["store"]), "-pd", pd, "-addr", addr, "-path", str(folder / "store")], {}
-        if server == "workload":
-            return [sys.executable, "-m", "tidb_magic.playground.workload", str(folder), *self.urls()], {}
-        config = folder / "tidb.toml"
-        config.write_text(self.options.toml())
-        command = [str(binaries["tidb-server"]), "--store=tikv", f"--path={pd}", f"--config={config}"]
-        command += [f"--host={LOOPBACK}", f"--advertise-address={LOOPBACK}", f"--status-host={LOOPBACK}"]
-        command += [f"-P={ports[server]}", f"--status={ports[f'{server}-status']}"]
-        command += [f"--socket={folder / server}.sock", f"--temp-dir={folder / server}"]
-        return [*command, f"--log-file={folder / server}.log"], {}
-
-    def _wait_for(self, servers: list[str]) -> None:
+    def _wait_for(self, group: list[str]) -> None:
         deadline = time.monotonic() + START_TIMEOUT
-        for server in servers:
-            while not self._answers(server):
+        for server in group:
+            while not servers.answers(server, self.state):
                 if self._process(server) is None:
-                    raise PlaygroundError(f"{server} died at start. Its last lines:\n{self._last_lines(server)}")
+                    raise PlaygroundError(
+                        f"{server} died at start. Its last lines:\n{servers.last_lines(server, self.state)}"
+                    )
                 if time.monotonic() > deadline:
                     raise PlaygroundError(
                         f"{server} does not answer after {START_TIMEOUT:.0f} s. Its last lines:\n"
-                        f"{self._last_lines(server)}"
+                        f"{servers.last_lines(server, self.state)}"
                     )
                 time.sleep(0.02)
-
-    def _answers(self, server: str) -> bool:
-        ports = self.state.ports
-        match server:
-            case "pd":
-                return _get(f"http://{LOOPBACK}:{ports['pd']}/pd/api/v1/health", lambda body: b'"health": true' in body)
-            case "store":
-                url = f"http://{LOOPBACK}:{ports['pd']}/pd/api/v1/stores"
-                return processes.listens(ports["store"]) and _get(url, lambda body: b'"state_name": "Up"' in body)
-            case "workload":
-                return (self.folder / "workload.ready").exists()
-            case _:
-                return _get(f"http://{LOOPBACK}:{ports[f'{server}-status']}/status", lambda _: True)
 
     def _process(self, server: str) -> psutil.Process | None:
         pid = self.state.pids.get(server)
@@ -324,22 +234,10 @@ class Playground:
             raise PlaygroundError(f"{key} does not run. restart({server!r}) starts it again.")
         return process
 
-    def _last_lines(self, server: str) -> str:
-        lines: list[str] = []
-        for file in (self.folder / f"{server}.log", self.folder / f"{server}.out"):
-            if file.exists():
-                lines += file.read_text(errors="backslashreplace").splitlines()[-5:]
-        return "\n".join(line[:500] for line in lines) or "(it wrote nothing)"
-
 
 def running() -> Iterator[Playground]:
     """Yield every playground of this user that has a record, whoever started it."""
-    for record in sorted(_records().glob("*.json")):
-        try:
-            found = json.loads(record.read_text())
-            state = State(**found | {"options": Options(**found["options"])})
-        except (OSError, ValueError, TypeError, PlaygroundError):
-            continue  # stopped a moment ago, or written by another version
+    for state in recorded():
         playground = Playground()
         playground.state = state
         yield playground
@@ -350,7 +248,7 @@ def find(name: str = DEFAULT) -> Playground | None:
 
     A record whose servers are all gone is cleared away.
     """
-    with _lock(name):
+    with lock(name):
         for playground in running():
             if playground.name == name:
                 if any(state != "stopped" for state in playground.status().values()):
@@ -361,31 +259,9 @@ def find(name: str = DEFAULT) -> Playground | None:
 
 def obtain(options: Options, name: str = DEFAULT) -> Playground:
     """Return the running playground of this name, started with these options if none runs."""
-    with _lock(name):
+    with lock(name):
         return find(name) or Playground.of(options, name=name).start()
-
-
-def _records() -> Path:
-    folder = cache_folder() / "running"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def _lock(name: str) -> FileLock:
-    return FileLock(_records() / f"{name}.lock", is_singleton=True)  # one object a path: it can be entered again
-
-
-def _record(name: str) -> Path:
-    return _records() / f"{name}.json"
 
 
 def _key(server: Server) -> str:
     return server if isinstance(server, str) else f"tidb-{server}"
-
-
-def _get(url: str, good: Callable[[bytes], bool]) -> bool:
-    try:
-        with _DIRECT.open(url, timeout=5) as answer:
-            return good(answer.read())
-    except (OSError, urllib.error.URLError):
-        return False
