@@ -1,6 +1,7 @@
 """Other people's sessions on the playground, and waiting for what should happen."""
 
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable
@@ -9,6 +10,8 @@ from types import TracebackType
 from typing import Any, Self
 
 import pymysql
+from pymysql import _auth
+from pymysql.constants import COMMAND
 
 from tidb_magic import Cluster
 from tidb_magic.playground import Playground
@@ -22,7 +25,7 @@ class Client:
     """A session as any program has one; `start` runs a statement in a thread."""
 
     def __init__(self, playground: Playground, instance: int = 0, user: str = "root", **options: Any) -> None:
-        self._driver = pymysql.connect(
+        self._driver: Any = pymysql.connect(
             host="127.0.0.1", port=playground.port(instance), user=user, autocommit=True, **options
         )
         self.id = int(self.query("SELECT CONNECTION_ID()")[0][0])
@@ -34,6 +37,21 @@ class Client:
         with self._driver.cursor() as cursor:
             cursor.execute(sql)
             return tuple(cursor.fetchall())
+
+    def become(self, user: str, password: str) -> None:
+        """Send COM_CHANGE_USER, as connection pools do; the driver has no call for it."""
+        scrambled = _auth.scramble_native_password(password.encode(), self._driver.salt[:20])
+        payload = user.encode() + b"\0" + bytes([len(scrambled)]) + scrambled + b"\0"
+        payload += struct.pack("<H", 45) + b"mysql_native_password\0"
+        self._driver._execute_command(COMMAND.COM_CHANGE_USER, payload)
+        packet = self._driver._read_packet()
+        if packet.is_auth_switch_request():
+            packet.read_uint8()
+            packet.read_string()
+            salt = packet.read_all()[:20]
+            self._driver.write_packet(_auth.scramble_native_password(password.encode(), salt))
+            packet = self._driver._read_packet()
+        assert packet.is_ok_packet()
 
     def start(self, sql: str) -> Self:
         def run() -> None:
@@ -71,13 +89,13 @@ class Client:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        sock = self._driver._sock  # type: ignore[attr-defined]
+        sock = self._driver._sock
         if sock is not None:
             with suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)  # wakes the thread of a running statement
             if self._thread is not None:
                 self._thread.join()
-            self._driver._force_close()  # type: ignore[attr-defined]
+            self._driver._force_close()
 
 
 def eventually(condition: Callable[[], Any], *, within: float = 60) -> Any:
@@ -93,7 +111,7 @@ def eventually(condition: Callable[[], Any], *, within: float = 60) -> Any:
 def statements(cluster: Cluster) -> list[str]:
     """Return a list that grows by every statement that the cluster's connection sends from now on."""
     asked: list[str] = []
-    connection = cluster._link.connection
+    connection = cluster._link.connection()
     run = connection._run
 
     def noted(sql: str, args: Any) -> Any:

@@ -40,7 +40,7 @@ def test_a_person_is_asked_for_the_password(url: str, monkeypatch: pytest.Monkey
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     with tidb_magic.connect(url) as cluster:
         assert len(cluster.processlist()) == 1
-        cluster._link.connection.close()
+        cluster._link.connection().close()
         assert len(cluster.processlist()) == 1  # it connects again without asking
     assert asked == [f"Password for joe@127.0.0.1:{url.rpartition(':')[2]}: "]
 
@@ -71,7 +71,7 @@ def test_a_password_in_the_url_works_and_is_warned_about(url: str, capsys: pytes
 def test_a_planted_password_shows_nowhere(url: str, recwarn: pytest.WarningsRecorder) -> None:
     shown: list[str] = []
     with tidb_magic.connect(url, password=PLANTED) as cluster:
-        connection = cluster._link.connection
+        connection = cluster._link.connection()
         listed, report = cluster.processlist(), cluster.kill([7])
         for thing in (cluster, cluster._link, connection, connection.settings, listed, report):
             shown += [repr(thing), str(thing), repr(getattr(thing, "__dict__", ""))]
@@ -111,7 +111,7 @@ def test_a_planted_password_shows_in_no_traceback_of_an_interrupt(
 
 def test_the_secret_is_forgotten_by_the_driver(url: str) -> None:
     with tidb_magic.connect(url, password=PLANTED) as cluster:
-        assert cluster._link.connection._driver.password == b""
+        assert cluster._link.connection()._driver.password == b""
         assert isinstance(cluster._link.settings.password, Secret)
 
 

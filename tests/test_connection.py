@@ -5,12 +5,15 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
+from typing import Any
 
+import pymysql
 import pytest
 from mysql_mimic import MysqlServer
 
 import tidb_magic
 from tests.clients import Client, eventually
+from tidb_magic import ConnectionId
 from tidb_magic.connection import Connection
 from tidb_magic.errors import (
     AuthenticationError,
@@ -100,6 +103,30 @@ def test_a_server_that_accepts_and_never_greets_is_given_up(monkeypatch: pytest.
         tidb_magic.connect(f"mysql://root@127.0.0.1:{silent.getsockname()[1]}")
 
 
+def test_a_server_that_freezes_in_the_tls_handshake_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tidb_magic.connection.CONNECT_TIMEOUT", 0.5)
+    greeting = b"\x0a8.0.11-TiDB-v8.5.6\0" + b"\x01\0\0\0" + b"12345678\0" + b"\xff\xff" + b"\x2e\x02\0\xff\xff\x15"
+    greeting += bytes(10) + b"123456789012\0" + b"mysql_native_password\0"  # with the flag for TLS
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def greet() -> None:
+            client, _ = server.accept()
+            client.sendall(len(greeting).to_bytes(3, "little") + b"\0" + greeting)
+            client.recv(4096)
+            done.wait(60)
+            client.close()
+
+        done = threading.Event()
+        thread = threading.Thread(target=greet)
+        thread.start()
+        try:
+            with pytest.raises(ConnectError, match="Cannot reach"):
+                tidb_magic.connect(f"mysql://root@127.0.0.1:{server.getsockname()[1]}")
+        finally:
+            done.set()
+            thread.join()
+
+
 def test_no_such_database_is_said(playground: Playground) -> None:
     with pytest.raises(ConnectError, match="no such database"):
         tidb_magic.connect(playground.url(0) + "/nowhere")
@@ -133,6 +160,18 @@ def test_ctrl_c_leaves_no_statement_running(playground: Playground, connection: 
     assert not issubclass(Interrupted, TidbMagicError)  # `except Exception` in a loop must not swallow it
 
 
+def test_a_second_ctrl_c_does_not_say_that_all_is_ended(
+    playground: Playground, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Connection, "_run", interrupt)
+    monkeypatch.setattr(Connection, "_end_statement", interrupt)
+    with pytest.raises(Interrupted, match=rf"^Interrupted\. Our statement on connection {connection.id} may still run"):
+        connection.query(FOREVER, deadline=60)
+
+
 def test_what_could_not_be_ended_is_named(playground: Playground) -> None:
     connection = Connection(parse_url(playground.url(1)))
     playground.freeze(1)
@@ -153,21 +192,41 @@ def test_without_global_kill_a_strangers_session_with_the_same_id_is_left_alone(
         connection.settings = parse_url(no_global_kill.url(1))  # as the balancer would
         if stranger.id != connection.id:
             pytest.fail(f"ids do not meet: {stranger.id} and {connection.id}")
-        with pytest.raises(DeadlineError, match="may still run, on another instance"):
+        with pytest.raises(DeadlineError, match="may still run, if it was on another instance"):
             connection.query(FOREVER, deadline=0.3)
         assert stranger.alive()
     with Client(no_global_kill, 0) as root:
         root.query(f"KILL TIDB {connection.id}")
 
 
+def test_without_global_kill_an_id_that_looks_like_another_servers_is_never_killed(no_global_kill: Playground) -> None:
+    """Ids are plain counters there: from 2^21 connections on they look as if they held a server id."""
+    connection = Connection(parse_url(no_global_kill.url(0)))
+    assert connection.query("SELECT 1", deadline=5).rows == ((1,),)
+    connection.id = ConnectionId(2_100_000)
+    sent = []
+    with pytest.MonkeyPatch.context() as patch:
+        execute = pymysql.cursors.Cursor.execute
+
+        def noted(cursor: Any, sql: Any, args: Any = None) -> Any:
+            sent.append(str(sql))
+            if "SELECT CONNECTION_ID()" in str(sql):
+                return execute(cursor, "SELECT 4300000")
+            return execute(cursor, sql, args)
+
+        patch.setattr(pymysql.cursors.Cursor, "execute", noted)
+        assert "may still run" in connection._abandon()
+    assert not any("KILL" in sql for sql in sent)
+
+
 def test_a_lost_connection_is_opened_again_for_the_next_list(playground: Playground) -> None:
     with tidb_magic.connect(playground.url(0)) as cluster, Client(playground, 0) as root:
-        before = cluster._link.connection.id
+        before = cluster._link.connection().id
         root.query(f"KILL TIDB CONNECTION {before}")
         with pytest.raises(ConnectError, match="Run it again to reconnect"):
             cluster.processlist()
         assert cluster.processlist().complete
-        assert cluster._link.connection.id != before
+        assert cluster._link.connection().id != before
 
 
 def test_wrong_password_is_said_and_none_is_asked_for(playground: Playground, users: dict[str, str]) -> None:

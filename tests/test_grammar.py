@@ -28,6 +28,7 @@ ACCEPTED = [
 ]
 REJECTED = [
     f"KILL {2**64}",
+    f"KILL {'9' * 5000}",
     "KILL -1",
     "KILL '3'",
     "KILL 0x10",

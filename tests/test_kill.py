@@ -2,14 +2,17 @@
 
 import signal
 import threading
+import time
+from dataclasses import replace
 from typing import Any
 
+import pandas as pd
 import pytest
 
 import tidb_magic
 from tests.clients import LONG_SELECT, Client, eventually, statements
 from tidb_magic import Cluster
-from tidb_magic.errors import ConnectionIdError, Interrupted
+from tidb_magic.errors import ConnectionIdError, Interrupted, OptionError
 from tidb_magic.kill import COLUMNS
 from tidb_magic.playground import Playground
 
@@ -84,13 +87,185 @@ def test_an_id_that_nobody_has_is_already_gone(cluster: Cluster, number: int, qu
 def test_ids_of_nobody_get_two_looks_and_no_kill(cluster: Cluster) -> None:
     asked = statements(cluster)
     cluster.kill([2097158])
-    assert len(asked) == 2
+    assert sum("CLUSTER_PROCESSLIST" in sql for sql in asked) == 2
     assert not any("KILL" in sql for sql in asked)
+
+
+def test_a_kill_asks_no_more_than_it_needs(playground: Playground, cluster: Cluster, running: Any) -> None:
+    """Rights, look, KILL, look; for a session that is gone two looks, and each time whether its instance is there."""
+    with Client(playground, 1) as client:
+        running(client.start(LONG_SELECT.format("counted")))
+        asked = statements(cluster)
+        cluster.kill([client.id], query=True)
+        assert [_kind(sql) for sql in asked][:3] == ["SHOW", "look", "KILL"]
+        assert {_kind(sql) for sql in asked[3:]} == {"look"}
+        del asked[:]
+        cluster.kill([client.id])
+        kinds = [_kind(sql) for sql in asked]
+        assert kinds[:3] == ["SHOW", "look", "KILL"]
+        assert kinds[-4:] == ["look", "servers", "look", "servers"]
+
+
+def _kind(sql: str) -> str:
+    words = {"TIDB_SERVERS_INFO": "servers", "CLUSTER_PROCESSLIST": "look", "KILL TIDB": "KILL", "SHOW GRANTS": "SHOW"}
+    return next(kind for word, kind in words.items() if word in sql)
+
+
+def test_a_pooled_session_that_changes_its_user_after_kill_query_is_not_called_killed(
+    playground: Playground, cluster: Cluster, running: Any, users: dict[str, str]
+) -> None:
+    """COM_CHANGE_USER keeps the id, changes the USER, and hides the session from the list for a moment."""
+    with Client(playground, 1) as client:
+        running(client.start(LONG_SELECT.format("pooled")))
+
+        def pool() -> None:
+            client.result()
+            for _ in range(5):
+                client.become("joe", users["joe"])
+                client.become("monitor", users["monitor"])
+
+        thread = threading.Thread(target=pool)
+        thread.start()
+        row = only(cluster.kill([client.id], query=True))
+        thread.join()
+        assert row["OUTCOME"] == "interrupted"
+        assert client.alive()
+
+
+@pytest.mark.parametrize("query", [True, False])
+def test_an_instance_whose_registration_has_ended_proves_nothing_by_its_absence(
+    playground: Playground, cluster: Cluster, running: Any, monkeypatch: pytest.MonkeyPatch, query: bool
+) -> None:
+    """A frozen instance is left out of the list without a warning once its registration has ended, after a minute.
+
+    The session is looked at from then on in a cluster that has forgotten its instance.
+    """
+    from tidb_magic import kill as module
+
+    with Client(playground, 2) as client:
+        running(client.start(LONG_SELECT.format("forgotten")))
+        send, look = module._send, vars(module)["look"]
+
+        def send_and_forget(*args: Any) -> Any:
+            monkeypatch.setattr(module, "look", lambda *a, **k: replace(look(*a, **k), sessions=()))
+            monkeypatch.setattr(module, "registered", lambda _, instance: instance != client.instance)
+            monkeypatch.setattr("tidb_magic.grammar.KillStatement.sql", "DO 0")
+            return send(*args)
+
+        monkeypatch.setattr(module, "_send", send_and_forget)
+        row = only(cluster.kill([client.id], query=query, timeout=0.5))
+        assert row["OUTCOME"] == "unconfirmed"
+        assert f"{client.instance} is not registered any more" in row["REASON"]
+        monkeypatch.undo()
+        cluster.kill([client.id])
+
+
+def test_the_registered_instances_are_known_by_what_the_list_calls_them(playground: Playground) -> None:
+    from tidb_magic.connection import Connection
+    from tidb_magic.routing import registered
+    from tidb_magic.settings import parse_url
+
+    connection = Connection(parse_url(playground.url(0)))
+    assert [registered(connection, playground.status_address(i)) for i in range(3)] == [True] * 3
+    assert registered(connection, "127.0.0.1:1") is False
+    connection.close()
+
+
+def test_an_id_of_a_server_that_is_not_registered_says_so(cluster: Cluster) -> None:
+    row = only(cluster.kill([2097158]))
+    assert row["REASON"] == (
+        "no session has this id; no registered instance has its server id 1 (restarted, or cut off from PD)"
+    )
+
+
+def test_a_right_that_was_taken_away_counts_at_once(playground: Playground, users: dict[str, str]) -> None:
+    url = playground.url(0).replace("root", "taken")
+    with Client(playground, 0) as root, Client(playground, 1, "joe", password=users["joe"]) as stranger:
+        root.query(f"CREATE USER taken IDENTIFIED BY '{users['joe']}'")
+        root.query("GRANT PROCESS, CONNECTION_ADMIN ON *.* TO taken")
+        try:
+            with tidb_magic.connect(url, password=users["joe"]) as cluster:
+                assert only(cluster.plan([stranger.id]))["OUTCOME"] == "planned"
+                root.query("REVOKE CONNECTION_ADMIN ON *.* FROM taken")
+                eventually(lambda: only(cluster.plan([stranger.id]))["OUTCOME"] == "refused")
+                root.query("REVOKE PROCESS ON *.* FROM taken")
+                eventually(lambda: "not visible" in only(cluster.kill([stranger.id]))["REASON"])
+                assert stranger.alive()
+        finally:
+            root.query("DROP USER taken")
+
+
+@pytest.mark.parametrize("timeout", ["5", None, 0, -1, float("nan"), float("inf"), 1e10, True])
+def test_a_bad_timeout_is_refused_before_anything_is_sent(
+    playground: Playground, cluster: Cluster, timeout: Any
+) -> None:
+    with Client(playground, 1) as client:
+        with pytest.raises(OptionError, match="timeout"):
+            cluster.kill([client.id], timeout=timeout)
+        with pytest.raises(OptionError, match="deadline"):
+            cluster.processlist(deadline=timeout)
+        assert client.alive()
+
+
+def test_without_global_kill_a_list_that_is_not_complete_sends_nothing(no_global_kill: Playground) -> None:
+    """The session that was meant can be on the instance that does not answer, and its namesake here."""
+    with tidb_magic.connect(no_global_kill.url(0)) as cluster, Client(no_global_kill, 0) as namesake:
+        from tidb_magic.kill import _judge
+        from tidb_magic.processlist import look
+
+        statement = tidb_magic.KillStatement(tidb_magic.ConnectionId(namesake.id))
+        seen = look(cluster._link.connection(), [namesake.id])
+        silent = replace(seen, missing=("127.0.0.1:10081",))
+        target = _judge(statement, silent, cluster._link.capabilities, registered_ids=None)
+        assert target.outcome == "unreachable"
+        assert "127.0.0.1:10081 did not answer" in target.reason
+
+
+@pytest.mark.parametrize("at", ["report", "_verify"])
+def test_ctrl_c_after_the_proof_keeps_what_is_known(
+    playground: Playground, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    from tidb_magic import kill as module
+
+    with Client(playground, 1) as one, Client(playground, 1) as two:
+        real = getattr(module, at)
+        calls: list[Any] = []
+
+        def interrupt(*args: Any) -> Any:
+            calls.append(args)
+            if at == "report" or len(calls) == 2:
+                raise KeyboardInterrupt
+            return real(*args)
+
+        monkeypatch.setattr(module, at, interrupt)
+        with pytest.raises(Interrupted, match=rf"{one.id}: killed\.") as interrupted:
+            cluster.kill([one.id, two.id])
+        assert "Nothing of ours" not in str(interrupted.value)
+
+
+def test_seconds_are_from_kill_to_proof(
+    playground: Playground, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tidb_magic import kill as module
+
+    slept: list[float] = []
+    send = module._send
+
+    def slow(*args: Any) -> Any:
+        result = send(*args)
+        began = time.monotonic()
+        threading.Event().wait(0.3)
+        slept.append(time.monotonic() - began)
+        return result
+
+    monkeypatch.setattr(module, "_send", slow)
+    with Client(playground, 1) as client:
+        assert only(cluster.kill([client.id]))["SECONDS"] > slept[0]
 
 
 def test_own_connections_are_refused(playground: Playground, cluster: Cluster) -> None:
     with tidb_magic.connect(playground.url(1)) as other:
-        for number in (cluster._link.connection.id, other._link.connection.id):
+        for number in (cluster._link.connection().id, other._link.connection().id):
             row = only(cluster.kill([number]))  # type: ignore[list-item]
             assert row["OUTCOME"] == "refused"
             assert "tidb_magic itself" in row["REASON"]
@@ -101,7 +276,7 @@ def test_own_connections_are_refused(playground: Playground, cluster: Cluster) -
 
 def test_own_connection_of_64_bits_is_refused(ids64: Playground) -> None:
     with tidb_magic.connect(ids64.url(1)) as cluster:
-        own = cluster._link.connection
+        own = cluster._link.connection()
         assert own.id != own._driver.thread_id()
         assert only(cluster.kill([own.id]))["OUTCOME"] == "refused"  # type: ignore[list-item]
         assert cluster.processlist().complete
@@ -121,7 +296,7 @@ def test_two_ids_that_are_one_float_are_kept_apart_from_list_to_kill(ids64: Play
         assert only(cluster.kill(listed.loc[listed["ID"] == one.id, "ID"]))["OUTCOME"] == "killed"
 
 
-@pytest.mark.parametrize("ids", [[5.0], [1, 2.5e18], ["QUERY 5"], [None], [True]])
+@pytest.mark.parametrize("ids", [[5.0], [1, 2.5e18], ["QUERY 5"], [None], [True], [b"57"], ["9" * 5000]])
 def test_what_is_no_id_stops_the_kill_before_anything_is_sent(
     playground: Playground, cluster: Cluster, ids: list[Any]
 ) -> None:
@@ -129,6 +304,16 @@ def test_what_is_no_id_stops_the_kill_before_anything_is_sent(
         with pytest.raises(ConnectionIdError):
             cluster.kill([client.id, *ids])
         assert client.alive()
+
+
+@pytest.mark.parametrize("ids", [b"57", 5.0, {57: 59}, None, pd.DataFrame({"ID": [57]})])
+def test_what_is_no_list_of_ids_is_refused(cluster: Cluster, ids: Any) -> None:
+    with pytest.raises(ConnectionIdError):
+        cluster.plan(ids)
+
+
+def test_one_id_needs_no_list(cluster: Cluster) -> None:
+    assert list(cluster.plan(2097158)["ID"]) == list(cluster.plan("2097158")["ID"]) == [2097158]
 
 
 def test_without_the_right_another_users_session_is_refused_where_tidb_itself_would_kill_it(
@@ -165,7 +350,7 @@ def test_what_became_of_the_first_is_kept_when_the_connection_is_lost_before_the
     playground: Playground, running: Any
 ) -> None:
     with tidb_magic.connect(playground.url(0)) as cluster, Client(playground, 1) as one, Client(playground, 1) as two:
-        connection = cluster._link.connection
+        connection = cluster._link.connection()
         asked = statements(cluster)
         with Client(playground, 0) as root:
             run = connection._run

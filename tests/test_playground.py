@@ -50,10 +50,14 @@ def count(playground: Playground, instance: int = 0) -> Any:
 
 def test_every_instance_serves_and_knows_the_others(fragile: Playground) -> None:
     for instance in range(3):
-        with Client(fragile, instance) as client:
+        with (
+            Client(fragile, instance) as client,
+            Client(fragile, (instance + 1) % 3),
+            Client(fragile, (instance + 2) % 3),
+        ):
             assert client.query("SELECT VERSION()") == (("8.0.11-TiDB-v8.5.6",),)
             listed = client.query("SELECT DISTINCT INSTANCE FROM INFORMATION_SCHEMA.CLUSTER_PROCESSLIST")
-            assert {fragile.status_address(i) for i in range(3)} >= {address for (address,) in listed}
+            assert {fragile.status_address(i) for i in range(3)} == {address for (address,) in listed}
             served = client.query("SELECT INSTANCE FROM INFORMATION_SCHEMA.CLUSTER_INFO WHERE TYPE = 'tidb'")
             assert {address for (address,) in served} == {f"127.0.0.1:{fragile.port(i)}" for i in range(3)}
     assert fragile.urls() == [f"mysql://root@127.0.0.1:{fragile.port(i)}" for i in range(3)]
@@ -154,6 +158,35 @@ def test_a_pid_that_belongs_to_somebody_else_now_is_not_ended(tmp_path: Path) ->
     assert stranger.poll() is None
     stranger.kill()
     stranger.wait()
+
+
+def test_an_old_handle_ends_only_its_own(tmp_path: Path) -> None:
+    """The playground was stopped and started again under its name elsewhere, and a server was restarted there."""
+    name = f"again-{os.getpid()}"
+    old = Playground(instances=1, name=name).start()
+    elsewhere = find(name)
+    assert elsewhere is not None
+    elsewhere.crash(0)
+    elsewhere.restart(0)
+    assert old.status()["tidb-0"] == "running"  # the record says its new pid
+    old_folder = old.folder
+    elsewhere.stop()
+    with Playground(instances=1, name=name) as new:
+        old.stop()
+        assert set(new.status().values()) == {"running"}
+        assert find(name) is not None
+    assert not old_folder.exists()
+
+
+def test_a_start_leaves_the_current_folder_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Playground(instances=1) as playground:
+        furnish(playground)
+        with Client(playground) as client:
+            client.query("SELECT SLEEP(0.5)")  # slow enough for TiDB's log of slow statements
+            slow = playground.folder / "tidb-0-slow.log"
+            eventually(lambda: slow.exists() and "SLEEP" in slow.read_text())
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_port_that_is_taken_is_named() -> None:

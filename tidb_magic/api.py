@@ -3,19 +3,21 @@
 import getpass  # not its function: a kernel puts its own in the place
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from types import TracebackType
 from typing import Self, SupportsInt
 
 from tidb_magic.connection_id import ConnectionId
-from tidb_magic.errors import AuthenticationError, Interrupted
+from tidb_magic.errors import AuthenticationError, ConnectionIdError, Interrupted
 from tidb_magic.grammar import KillStatement
 from tidb_magic.kill import TIMEOUT, KillReport, kill, plan, report
 from tidb_magic.processlist import DEADLINE, ProcessList, read
 from tidb_magic.routing import Link
-from tidb_magic.settings import Secret, Settings, parse_url
+from tidb_magic.settings import Secret, Settings, parse_url, seconds
+
+Ids = SupportsInt | str | Iterable[SupportsInt | str]
 
 
 class PasswordInUrlWarning(UserWarning):
@@ -47,18 +49,19 @@ class Cluster:
         Interrupted
             Ctrl-C: no statement of ours is left running, or the message names it.
         """
+        deadline = seconds(deadline, "deadline")
         with _interruptible():
-            connection = self._link.connection
+            connection = self._link.connection()
             see_others = self._link.capabilities.see_others
             return read(connection, idle=idle, see_others=see_others, deadline=deadline)
 
-    def kill(self, ids: Iterable[SupportsInt | str], *, query: bool = False, timeout: float = TIMEOUT) -> KillReport:
+    def kill(self, ids: Ids, *, query: bool = False, timeout: float = TIMEOUT) -> KillReport:
         """End sessions, or only their running statements, and report what was seen to happen.
 
         Parameters
         ----------
         ids
-            Connection ids as whole numbers, on any instance. Floats are refused: they have lost digits.
+            One connection id or several, as whole numbers, on any instance. Floats are refused: they have lost digits.
         query
             End the running statement only; the session lives on.
         timeout
@@ -66,14 +69,14 @@ class Cluster:
 
         Raises
         ------
-        ConnectionIdError
-            One of them is no connection id. Nothing was sent for any.
+        ConnectionIdError, OptionError
+            One of them is no connection id, or the timeout no time. Nothing was sent for any.
         Interrupted
             Ctrl-C: the message says what was sent and what is known of it.
         """
         return self.execute(_statements(ids, query=query), timeout=timeout)
 
-    def plan(self, ids: Iterable[SupportsInt | str], *, query: bool = False) -> KillReport:
+    def plan(self, ids: Ids, *, query: bool = False) -> KillReport:
         """Report what `kill` would do now: `planned`, or why nothing would be sent. Sends nothing."""
         return self.execute(_statements(ids, query=query), dry_run=True)
 
@@ -81,9 +84,10 @@ class Cluster:
         self, statements: Iterable[KillStatement], *, timeout: float = TIMEOUT, dry_run: bool = False
     ) -> KillReport:
         """Do what parsed KILL statements say, as `kill` and `plan` do."""
+        timeout = seconds(timeout, "timeout")
         wanted = list(statements)
         with _interruptible():
-            return report(plan(self._link, wanted) if dry_run else kill(self._link, wanted, timeout=timeout))
+            return report(plan(self._link, wanted)) if dry_run else kill(self._link, wanted, timeout=timeout)
 
     def close(self) -> None:
         """Close the connection."""
@@ -172,9 +176,11 @@ def _somebody_is_there() -> bool:
     return sys.stdin is not None and sys.stdin.isatty()
 
 
-def _statements(ids: Iterable[SupportsInt | str], *, query: bool) -> list[KillStatement]:
-    if isinstance(ids, (int, str)):
-        ids = [ids]
+def _statements(ids: Ids, *, query: bool) -> list[KillStatement]:
+    if hasattr(ids, "columns") or isinstance(ids, Mapping):
+        raise ConnectionIdError("Give ids, not a table: its column ID, for example.")
+    if isinstance(ids, (str, bytes)) or not isinstance(ids, Iterable):
+        return [KillStatement(ConnectionId(ids), query=query)]  # type: ignore[arg-type]  # bytes are refused there
     return [KillStatement(ConnectionId(number), query=query) for number in ids]
 
 
@@ -186,4 +192,4 @@ def _interruptible() -> Iterator[None]:
     except Interrupted:
         raise
     except KeyboardInterrupt:
-        raise Interrupted("Interrupted. Nothing of ours is left running.") from None
+        raise Interrupted("Interrupted.") from None

@@ -66,15 +66,16 @@ class Connection:
         From the constructor.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, within: float | None = None) -> None:
+        within = CONNECT_TIMEOUT if within is None else within
         self.settings = settings
         self.token = secrets.token_hex(8)
         self.id: ConnectionId | None = None
         self.instance: str | None = None  # its INSTANCE in the process list, once it was seen there
         self._lock = threading.Lock()
-        self._driver = _open(settings, CONNECT_TIMEOUT)
+        self._driver = _open(settings, within)
         try:
-            identity = self.query(query("identify"), deadline=CONNECT_TIMEOUT)
+            identity = self.query(query("identify"), deadline=within)
         except BaseException as error:
             self.close()
             server = first_line(self._driver.get_server_info())
@@ -161,8 +162,8 @@ class Connection:
             return "Nothing was running yet."
         try:
             return self._end_statement(self.id)
-        except (pymysql.Error, ConnectError):
-            return f"Our statement on connection {int(self.id)} may still run: {self.settings.address} does not answer."
+        except (pymysql.Error, ConnectError, KeyboardInterrupt):  # a second Ctrl-C, too
+            return f"Our statement on connection {int(self.id)} may still run on {self.settings.address}."
 
     def _end_statement(self, number: ConnectionId) -> str:
         driver = _open(self.settings, _CLEANUP)
@@ -173,8 +174,8 @@ class Connection:
             cursor.execute(query("running"), running)
             if not cursor.fetchall():
                 # Not here: ended, or on another instance. Without global kill this id may be somebody else's there.
-                if number.defect or ConnectionId(other).defect:
-                    return f"Our statement on connection {int(number)} may still run, on another instance."
+                if not _global_kill(cursor):
+                    return f"Our statement on connection {int(number)} may still run, if it was on another instance."
                 if ConnectionId(other).server_id == number.server_id:
                     return "Our statement was ended on the server."
                 cursor.execute(f"KILL TIDB CONNECTION {int(number)}")
@@ -199,6 +200,15 @@ def is_own(instance: str, number: int) -> bool:
     With global kill off other instances have sessions with the same id, hence the instance, where it is known.
     """
     return any(one.open and one.id == number and one.instance in (None, instance) for one in list(_HELD))
+
+
+def _global_kill(cursor: Any) -> bool:
+    """Tell whether global kill is on for certain. An id does not say: with it off, ids are plain counters."""
+    try:
+        cursor.execute(query("capabilities"))
+        return bool(cursor.fetchall()[0][0] == b"true")
+    except pymysql.MySQLError:
+        return False
 
 
 class _Deadline:
@@ -243,19 +253,25 @@ def _open(settings: Settings, timeout: float) -> "pymysql.Connection[Any]":
             conv=_CONVERSIONS,
             autocommit=True,  # else we hold a snapshot and show up as a blocker
             connect_timeout=timeout,
+            read_timeout=timeout,  # a frozen instance accepts the connection and never greets
+            write_timeout=timeout,
             program_name="tidb_magic",
             defer_connect=True,
         )
-        with _Deadline(driver, timeout):  # a frozen instance accepts the connection and never greets
+        with _Deadline(driver, timeout) as limit:
             driver.connect()
-        driver.password = b""
     except KeyboardInterrupt:
         problem = Interrupted("Interrupted. Not connected.")
     except Exception as error:  # noqa: BLE001 (whatever it is, its traceback holds the password)
         problem = _connect_error(settings, error)
         problem.__cause__ = _bare(error)
     else:
-        return driver
+        if not limit.passed:
+            # From here on each statement has a deadline of its own, and may take longer than that.
+            driver._read_timeout = driver._write_timeout = None  # type: ignore[attr-defined]  # noqa: SLF001
+            driver.password = b""
+            return driver
+        problem = _connect_error(settings, TimeoutError("timed out"))
     raise problem
 
 

@@ -36,8 +36,8 @@ class ConnectionId(int):
         """Check the value and make an id of it."""
         if isinstance(value, str):
             if not (value.isascii() and value.isdecimal()):
-                raise ConnectionIdError(f"A connection id is a whole number, not {value!r}.")
-            value = int(value)
+                raise ConnectionIdError(f"A connection id is a whole number, not {value[:40]!r}.")
+            value = int(value.lstrip("0")[:21] or "0")  # with more digits it is out of range all the same
         elif isinstance(value, bool) or not hasattr(value, "__index__"):
             raise ConnectionIdError(
                 f"A connection id is a whole number, not {value!r}: a {type(value).__name__} may have lost digits."

@@ -10,7 +10,11 @@ class TidbMagicError(Exception):
 
 
 class SettingsError(TidbMagicError):
-    """You gave a URL or an option that does not say where and how to connect."""
+    """You gave a URL that does not say where and how to connect."""
+
+
+class OptionError(TidbMagicError):
+    """You gave an option a value that it cannot have. Nothing was sent."""
 
 
 class ConnectError(TidbMagicError):

@@ -9,14 +9,16 @@ from typing import Any, ClassVar
 import pandas as pd
 
 from tidb_magic.connection import Connection, is_own
+from tidb_magic.connection_id import ConnectionId
 from tidb_magic.errors import ConnectError, DeadlineError, Interrupted, ServerError
 from tidb_magic.grammar import KillStatement
 from tidb_magic.processlist import DEADLINE, Look, Session, look
 from tidb_magic.render import first_line, html_table, text_table
-from tidb_magic.routing import Capabilities, Link, Route, route
+from tidb_magic.routing import Capabilities, Link, Route, registered, route, server_ids
 
 TIMEOUT = 10.0  # seconds, from KILL to proof
 _POLL = (0.002, 0.25)  # seconds between two looks: the first, and the longest
+_LEAST = 0.5  # seconds that a look gets, also at the end of the timeout
 
 COLUMNS = ["ID", "INSTANCE", "USER", "HOST", "ACTION", "OUTCOME", "REASON", "SECONDS", "STATEMENT", "WARNING", "INFO"]
 
@@ -97,8 +99,8 @@ def plan(link: Link, statements: Sequence[KillStatement]) -> list[Target]:
     return _plan(link, list(dict.fromkeys(statements)))[1]
 
 
-def kill(link: Link, statements: Sequence[KillStatement], *, timeout: float = TIMEOUT) -> list[Target]:
-    """End what the statements name, one after the other, and tell what was seen to happen.
+def kill(link: Link, statements: Sequence[KillStatement], *, timeout: float = TIMEOUT) -> KillReport:
+    """End what the statements name, one after the other, and report what was seen to happen.
 
     Parameters
     ----------
@@ -116,18 +118,20 @@ def kill(link: Link, statements: Sequence[KillStatement], *, timeout: float = TI
     """
     done: list[Target] = []
     waiting = list(dict.fromkeys(statements))
-    while waiting:
-        sending = False
-        try:
+    sending = False
+    try:
+        while waiting:
             connection, (target,) = _plan(link, waiting[:1])
             if connection and target.outcome is Outcome.PLANNED:
                 sending = True
-                target = _verify(link, _send(connection, target, timeout), timeout)
-        except KeyboardInterrupt as error:
-            raise Interrupted(_interrupted(done, waiting, error, sending=sending)) from None
-        done.append(target)
-        del waiting[0]
-    return done
+                began = time.monotonic()
+                target = _verify(link, _send(connection, target, timeout), began, timeout)
+            done.append(target)
+            del waiting[0]
+            sending = False
+        return report(done)
+    except KeyboardInterrupt as error:
+        raise Interrupted(_interrupted(done, waiting, error, sending=sending)) from None
 
 
 def report(targets: Sequence[Target]) -> KillReport:
@@ -159,32 +163,34 @@ def report(targets: Sequence[Target]) -> KillReport:
 def _plan(link: Link, statements: Sequence[KillStatement]) -> tuple[Connection | None, list[Target]]:
     """Return the verdicts and the connection that looked: on another instance an id can be somebody else's."""
     ids = [int(one.connection_id) for one in statements if one.connection_id is not None]
+    held = None
     try:
-        connection = link.connection
+        connection = link.connection()
+        link.refresh()
         seen = look(connection, ids)
         if not set(ids) <= {session.id for session in seen.sessions}:
             seen = _merged(seen, look(connection, ids))  # COM_CHANGE_USER hides a session for a moment
+            held = server_ids(connection)
     except (DeadlineError, ConnectError, ServerError) as error:
         reason = f"not found out where it is. {error}"
         return None, [Target(one, outcome=Outcome.UNREACHABLE, reason=reason) for one in statements]
-    return connection, [_judge(one, seen, link.capabilities) for one in statements]
+    return connection, [_judge(one, seen, link.capabilities, held) for one in statements]
 
 
-def _judge(statement: KillStatement, seen: Look, able: Capabilities) -> Target:
+def _judge(statement: KillStatement, seen: Look, able: Capabilities, registered_ids: set[int] | None) -> Target:
     number = statement.connection_id
     if number is None:
         return Target(statement, outcome=Outcome.REFUSED, reason="CONNECTION_ID() is tidb_magic's own connection")
     found = [session for session in seen.sessions if session.id == number]
-    if not found and seen.missing:
-        reason = f"not seen, but {', '.join(seen.missing)} did not answer"
-        return Target(statement, outcome=Outcome.UNREACHABLE, reason=reason)
+    # Without global kill the session that was meant can be where nobody answers, and this one its namesake.
+    if seen.missing and not (found and able.global_kill):
+        silent = f"{', '.join(seen.missing)} did not answer"
+        return Target(statement, outcome=Outcome.UNREACHABLE, reason=f"not found out where it is: {silent}")
     if not found and not able.see_others:
         reason = f"{seen.user} has no such session, and without PROCESS other users' sessions are not visible"
         return Target(statement, outcome=Outcome.REFUSED, reason=reason)
     if not found:
-        defect = number.defect if able.global_kill else None
-        reason = "no session has this id" + (f": {defect}" if defect else "")
-        return Target(statement, outcome=Outcome.ALREADY_GONE, reason=reason)
+        return Target(statement, outcome=Outcome.ALREADY_GONE, reason=_absent(number, able, registered_ids))
     if against := _against(statement, found, seen, able):
         return Target(statement, found[0], Outcome.REFUSED, against)
     way = route(found[0].instance, seen.here, able)
@@ -192,6 +198,18 @@ def _judge(statement: KillStatement, seen: Look, able: Capabilities) -> Target:
         return Target(statement, found[0], Outcome.REFUSED, way)
     there = "this connection is on its instance" if way is Route.OWNER else f"TiDB forwards it to {found[0].instance}"
     return Target(statement, found[0], Outcome.PLANNED, there)
+
+
+def _absent(number: ConnectionId, able: Capabilities, registered_ids: set[int] | None) -> str:
+    """Say in words what the absence of an id means."""
+    if able.global_kill and number.defect:
+        return f"no session has this id: {number.defect}"
+    if able.global_kill and registered_ids is not None and number.server_id not in registered_ids:
+        return (
+            f"no session has this id; no registered instance has its server id {number.server_id}"
+            " (restarted, or cut off from PD)"
+        )
+    return "no session has this id"
 
 
 def _against(statement: KillStatement, found: Sequence[Session], seen: Look, able: Capabilities) -> str | None:
@@ -232,39 +250,54 @@ def _send(connection: Connection, target: Target, timeout: float) -> Target:
     return replace(target, outcome=None, reason="")
 
 
-def _verify(link: Link, target: Target, timeout: float) -> Target:
+def _verify(link: Link, target: Target, began: float, timeout: float) -> Target:
     """Look until the session is gone or its statement has changed, or until the timeout."""
     before = target.session
     if target.outcome is not None or before is None:
-        return target
-    began = time.monotonic()
+        return replace(target, seconds=time.monotonic() - began)
     pause, longest = _POLL
-    silent = ""
-    while (left := timeout - (time.monotonic() - began)) > 0:
+    while True:
+        left = timeout - (time.monotonic() - began)
+        unseen = ""
         try:
-            seen = look(link.connection, [target.id], deadline=min(DEADLINE, left))
+            connection = link.connection(within=max(left, _LEAST))
+            now, unseen = _look_again(connection, before, max(left, _LEAST))
+            if now is None and not unseen:  # COM_CHANGE_USER hides a session for a moment
+                now, unseen = _look_again(connection, before, max(left, _LEAST))
         except (DeadlineError, ConnectError, ServerError) as error:
-            silent = str(error)
-        else:
-            now = next((one for one in seen.sessions if one.identity == before.identity), None)
-            silent = "" if now or not seen.missing else f"{', '.join(seen.missing)} did not answer."
-            if not silent and (outcome := _proof(target.statement, before, now)):
-                reason = "its whole session ended" if target.statement.query and now is None else ""
-                return replace(target, outcome=outcome, reason=reason, seconds=time.monotonic() - began)
+            unseen = str(error)
+        spent = time.monotonic() - began
+        if not unseen and (outcome := _proof(target.statement, before, now)):
+            reason = "its whole session ended" if target.statement.query and now is None else ""
+            return replace(target, outcome=outcome, reason=reason, seconds=spent)
+        if spent >= timeout:
+            break
         time.sleep(pause)
         pause = min(pause * 2, longest)
-    if silent:
-        return replace(target, outcome=Outcome.UNCONFIRMED, reason=f"sent, it may still happen. {silent}")
+    if unseen:
+        return replace(target, outcome=Outcome.UNCONFIRMED, reason=f"sent, it may still happen. {unseen}")
     what = "its statement" if target.statement.query else "the session"
     reason = f"sent and delivered, {what} did not end within {timeout:g} s"
     return replace(target, outcome=Outcome.STILL_RUNNING, reason=reason)
+
+
+def _look_again(connection: Connection, before: Session, left: float) -> tuple[Session | None, str]:
+    """Return the session as it is now, None if it is gone; and why that is not certain, if it is not."""
+    seen = look(connection, [before.id], deadline=min(DEADLINE, left))
+    now = next((one for one in seen.sessions if one.instance == before.instance), None)
+    if now is None and seen.missing:
+        return None, f"{', '.join(seen.missing)} did not answer."
+    if now is None and (seen.here is None or not registered(connection, before.instance)):
+        return None, f"{before.instance} is not registered any more, so nobody asked it."
+    return now, ""
 
 
 def _proof(statement: KillStatement, before: Session, now: Session | None) -> Outcome | None:
     """Return what a look shows to have happened, None if nothing has yet."""
     if now is None:
         return Outcome.KILLED
-    if statement.query and (not now.runs or now.info != before.info or now.time < before.time):
+    changed = not now.runs or now.user != before.user or now.info != before.info or now.time < before.time
+    if statement.query and changed:
         return Outcome.INTERRUPTED
     return None
 

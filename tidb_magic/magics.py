@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from IPython.core.error import UsageError
 from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand, output_can_be_silenced
 
-from tidb_magic.errors import KillSyntaxError, NotConnectedError
+from tidb_magic.errors import Interrupted, KillSyntaxError, NotConnectedError, OptionError
 from tidb_magic.grammar import KillStatement, parse_kill
+from tidb_magic.settings import seconds
 
 if TYPE_CHECKING:
     from tidb_magic.api import Cluster
@@ -41,10 +42,10 @@ def _parser(name: str) -> _Parser:
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds above 0")
-    return value
+    try:
+        return seconds(float(text), "it")
+    except OptionError as error:
+        raise argparse.ArgumentTypeError(str(error).removesuffix(".")) from error
 
 
 @magics_class
@@ -172,4 +173,7 @@ def _playground_url() -> str:
         from tidb_magic.playground.records import Options
     except ModuleNotFoundError as error:
         raise UsageError(str(error)) from error
-    return obtain(Options(workload=True)).url(0)
+    try:
+        return obtain(Options(workload=True)).url(0)
+    except KeyboardInterrupt:
+        raise Interrupted("Interrupted. What was started is stopped again.") from None

@@ -33,11 +33,6 @@ class Session:
     txn_start: str
 
     @property
-    def identity(self) -> tuple[str, int, str]:
-        """What stays the same while it is the same session of the same user; a reset changes HOST."""
-        return self.instance, self.id, self.user
-
-    @property
     def runs(self) -> bool:
         """Whether it runs a statement."""
         return self.command != "Sleep" and self.info is not None
@@ -186,8 +181,12 @@ def sessions(result: Result, ids: Collection[int]) -> tuple[Session, ...]:
     """Return the rows with these ids as sessions, each once (a restarted instance can be listed twice)."""
     names = ("INSTANCE", "ID", "USER", "HOST", "COMMAND", "TIME", "INFO", "TxnStart")
     at = [result.columns.index(name) for name in names]
-    rows = (row for row in result.rows if row[at[1]] in ids)
-    return tuple(dict.fromkeys(Session(*(_text(row[column]) for column in at)) for row in rows))
+    found: dict[tuple[str, int], Session] = {}
+    for row in result.rows:
+        if row[at[1]] in ids:
+            session = Session(*(_text(row[column]) for column in at))
+            found.setdefault((session.instance, session.id), session)
+    return tuple(found.values())
 
 
 def silent(warnings: Sequence[str]) -> tuple[str, ...]:

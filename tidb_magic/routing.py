@@ -1,8 +1,7 @@
 """What a cluster can do, and which way a KILL travels to its session."""
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from tidb_magic.connection import Connection, Result
@@ -40,19 +39,24 @@ class Route(StrEnum):
 class Link:
     """The connection of a Cluster: opened again after it was lost or dropped, never in between of a look and a KILL."""
 
-    def __init__(self, settings: Settings, opened: Callable[[Settings], Connection] = Connection) -> None:
+    def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._open = opened
-        self._connection = opened(settings)
+        self._connection = Connection(settings)
         self.capabilities = capabilities(self._connection)
 
-    @property
-    def connection(self) -> Connection:
-        """A connection that can be used. After a reconnect its instance may be another one."""
+    def connection(self, within: float | None = None) -> Connection:
+        """Return a connection that can be used, opened again within that time if need be.
+
+        After that its instance may be another one.
+        """
         if not self._connection.open:
-            self._connection = self._open(self.settings)
+            self._connection = Connection(self.settings, within=within)
             self.capabilities = capabilities(self._connection)
         return self._connection
+
+    def refresh(self) -> None:
+        """Ask again what this user may do: a right can be taken away while we are connected."""
+        self.capabilities = replace(self.capabilities, **_rights(self.connection()))
 
     @property
     def version(self) -> str:
@@ -82,13 +86,38 @@ def capabilities(connection: Connection) -> Capabilities:
     try:
         config = connection.query(query("capabilities"), deadline=_DEADLINE)
     except ServerError:  # security-enhanced mode, or a server without @@tidb_config
-        # With global kill off ids are 1, 2, 3 ... and hold no server id.
-        global_kill, compatible = (True if connection.id and not connection.id.defect else None), None
+        held = server_ids(connection)
+        global_kill, compatible = None if held is None else 0 not in held, None
     else:
         (row,) = config.rows
         global_kill, compatible = (_boolean(value) for value in row)
+    return Capabilities(global_kill, compatible, **_rights(connection))
+
+
+def server_ids(connection: Connection) -> set[int] | None:
+    """Return the server ids of the registered instances; None where this user may not know."""
+    try:
+        return {number for (number,) in connection.query(query("server_ids"), deadline=_DEADLINE).rows}
+    except ServerError:
+        return None
+
+
+def registered(connection: Connection, instance: str) -> bool:
+    """Tell whether an instance is registered with PD now: only those are asked for their sessions.
+
+    `instance` is as the process list has it. Where the table does not exist (TiDB Cloud) it is taken to be.
+    """
+    try:
+        servers = connection.query(query("servers"), deadline=_DEADLINE)
+    except ServerError:
+        return True
+    known = {name.decode() for row in servers.rows for name in row if name is not None}
+    return instance.replace("[", "").replace("]", "") in known  # IPv6 has brackets there and none here
+
+
+def _rights(connection: Connection) -> dict[str, bool]:
     held = rights(connection.query(query("grants"), deadline=_DEADLINE))
-    return Capabilities(global_kill, compatible, not held.isdisjoint(_SEE), not held.isdisjoint(_KILL))
+    return {"see_others": not held.isdisjoint(_SEE), "kill_others": not held.isdisjoint(_KILL)}
 
 
 def rights(grants: Result) -> set[str]:

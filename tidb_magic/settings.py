@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from typing import NoReturn, Self
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from tidb_magic.errors import SettingsError
+from tidb_magic.errors import OptionError, SettingsError
 
 DEFAULT_PORT = 4000
+_DAY = 86_400
 SCHEMES = ("mysql", "mysql+pymysql")
 
 
@@ -59,6 +60,24 @@ class Settings:
         """``user@host:port``, for people."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.user}@{host}:{self.port}"
+
+
+def seconds(value: object, name: str) -> float:
+    """Check a number of seconds, above 0 and up to a day.
+
+    Raises
+    ------
+    OptionError
+        It is none; the message names the option.
+
+    Examples
+    --------
+    >>> seconds(2, "timeout")
+    2.0
+    """
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= _DAY:
+        return float(value)
+    raise OptionError(f"{name} is a number of seconds above 0 and up to {_DAY} (a day), not {value!r}.")
 
 
 def parse_url(url: str) -> Settings:

@@ -83,9 +83,12 @@ class Playground:
         """End the processes that this playground started, frozen ones too, and remove its data."""
         if not self.state.folder:
             return
-        processes.end(process for process in map(self._process, self.state.pids) if process)
-        shutil.rmtree(self.folder, ignore_errors=True)
-        record_file(self.name).unlink(missing_ok=True)
+        with lock(self.name):
+            self._catch_up()
+            processes.end(process for process in map(self._process, self.state.pids) if process)
+            shutil.rmtree(self.folder, ignore_errors=True)
+            if any(state.folder == self.state.folder for state in recorded()):
+                record_file(self.name).unlink()
 
     def __enter__(self) -> Self:
         """Start."""
@@ -132,6 +135,7 @@ class Playground:
 
     def status(self) -> dict[str, str]:
         """Return ``running``, ``frozen`` or ``stopped`` for every server by its name."""
+        self._catch_up()
         states = {}
         for server in self.state.pids:
             process = self._process(server)
@@ -155,6 +159,7 @@ class Playground:
 
     def restart(self, server: Server) -> None:
         """Start the server again on its ports, ended before if it runs; return when it answers."""
+        self._catch_up()
         if process := self._process(_key(server)):
             processes.end([process])
         self._spawn(_key(server), build())
@@ -185,6 +190,10 @@ class Playground:
         folder = Path(tempfile.mkdtemp(prefix="tidb-playground-")).resolve()
         self._save(replace(self.state, name=name or folder.name, folder=str(folder), ports=ports))
 
+    def _catch_up(self) -> None:
+        """Take over what another process has recorded of this playground since: a server started again."""
+        self.state = next((state for state in recorded() if state.folder == self.state.folder), self.state)
+
     def _save(self, state: State) -> None:
         self.state = state
         state.save()
@@ -202,7 +211,7 @@ class Playground:
 
     def _spawn(self, server: str, binaries: dict[str, Path]) -> None:
         command, environment = servers.command(server, self.state, binaries)
-        pid = processes.spawn(command, self.folder / f"{server}.out", **environment)
+        pid = processes.spawn(command, self.folder, self.folder / f"{server}.out", **environment)
         self._save(replace(self.state, pids=self.state.pids | {server: pid}))
 
     def _wait_for(self, group: list[str]) -> None:
@@ -226,6 +235,7 @@ class Playground:
 
     def _running(self, server: Server) -> psutil.Process:
         key = _key(server)
+        self._catch_up()
         if key not in self.state.pids:
             known = ", ".join(name.removeprefix("tidb-") for name in self.state.pids)
             raise PlaygroundError(f"There is no server {server!r} in this playground. It has: {known}.")

@@ -18,11 +18,12 @@ LOOPBACK = "127.0.0.1"
 PORTS = range(10_000, 32_000)
 
 
-def spawn(command: list[str], output: Path, **environment: str) -> int:
-    """Start a process that Ctrl-C in this terminal does not reach; return its pid."""
+def spawn(command: list[str], folder: Path, output: Path, **environment: str) -> int:
+    """Start a process in `folder` that Ctrl-C in this terminal does not reach; return its pid."""
     with output.open("ab") as log:
         process = subprocess.Popen(
             command,
+            cwd=folder,  # servers write some files to where they are
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -47,7 +48,7 @@ def find(pid: int, folder: Path) -> psutil.Process | None:
             if arguments := process.cmdline():
                 return process if any(str(folder) in argument for argument in arguments) else None
             time.sleep(0.002)  # just started: its command line is empty for a moment
-    except (psutil.NoSuchProcess, psutil.TimeoutExpired):
+    except psutil.Error:  # it is gone, or somebody else's
         pass
     return None
 

@@ -40,7 +40,7 @@ def command(server: str, state: State, binaries: dict[str, Path]) -> tuple[list[
     command += [f"--host={LOOPBACK}", f"--advertise-address={LOOPBACK}", f"--status-host={LOOPBACK}"]
     command += [f"-P={ports[server]}", f"--status={ports[f'{server}-status']}"]
     command += [f"--socket={folder / server}.sock", f"--temp-dir={folder / server}"]
-    return [*command, f"--log-file={folder / server}.log"], {}
+    return [*command, f"--log-file={folder / server}.log", f"--log-slow-query={folder / server}-slow.log"], {}
 
 
 def answers(server: str, state: State) -> bool:
