@@ -109,6 +109,19 @@ def test_a_planted_password_shows_in_no_traceback_of_an_interrupt(
     assert PLANTED not in with_locals(interrupted.value)
 
 
+@pytest.mark.parametrize("problem", [OSError, RuntimeError, KeyboardInterrupt])
+def test_frames_of_the_driver_that_hold_the_password_are_cut_off(
+    url: str, monkeypatch: pytest.MonkeyPatch, problem: type[BaseException]
+) -> None:
+    def broken(password: bytes, _: bytes) -> bytes:
+        raise problem(len(password))
+
+    monkeypatch.setattr("pymysql._auth.scramble_native_password", broken)
+    with pytest.raises((TidbMagicError, KeyboardInterrupt)) as failed:
+        tidb_magic.connect(url, password=PLANTED)
+    assert PLANTED not in with_locals(failed.value)
+
+
 def test_the_secret_is_forgotten_by_the_driver(url: str) -> None:
     with tidb_magic.connect(url, password=PLANTED) as cluster:
         assert cluster._link.connection()._driver.password == b""
