@@ -104,7 +104,7 @@ def test_a_planted_password_shows_in_no_traceback_of_an_interrupt(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(f"pymysql.connections.Connection.{hit}", interrupt)
-    with pytest.raises(KeyboardInterrupt, match=r"Interrupted. Not connected.") as interrupted:
+    with pytest.raises(KeyboardInterrupt, match=r"Not connected\.") as interrupted:
         tidb_magic.connect(url, password=PLANTED)
     assert PLANTED not in with_locals(interrupted.value)
 

@@ -153,7 +153,7 @@ def test_ctrl_c_leaves_no_statement_running(playground: Playground, connection: 
 
     thread = threading.Thread(target=interrupt)
     thread.start()
-    with pytest.raises(Interrupted, match=r"^Interrupted\. Our statement was ended on the server\.$"):
+    with pytest.raises(Interrupted, match=r"^Our statement was ended on the server\.$"):
         connection.query(FOREVER, deadline=60)
     thread.join()
     assert left_running(playground, connection) == ()
@@ -168,7 +168,7 @@ def test_a_second_ctrl_c_does_not_say_that_all_is_ended(
 
     monkeypatch.setattr(Connection, "_run", interrupt)
     monkeypatch.setattr(Connection, "_end_statement", interrupt)
-    with pytest.raises(Interrupted, match=rf"^Interrupted\. Our statement on connection {connection.id} may still run"):
+    with pytest.raises(Interrupted, match=rf"^Our statement on connection {connection.id} may still run"):
         connection.query(FOREVER, deadline=60)
 
 

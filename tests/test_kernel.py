@@ -69,7 +69,7 @@ def test_the_stop_button_ends_a_list_in_one_line_and_leaves_nothing_running(
             assert root.alive()
     finally:
         playground.resume(2)
-    assert error["traceback"] == ["Interrupted: Interrupted. Our statement was ended on the server."]
+    assert error["traceback"] == ["Interrupted: Our statement was ended on the server."]
 
 
 def _error(client: BlockingKernelClient, message: str) -> Any:

@@ -493,7 +493,6 @@ def test_ctrl_c_in_a_kill_says_what_was_sent(
             cluster.kill([7, client.id, spared.id], timeout=30)
         timer.join()
         said = str(interrupted.value)
-        assert said.startswith("Interrupted.")
         assert f"{client.id} */ 0 was sent, what came of it was not seen" in said
         assert "7: already gone." in said
         assert f"Nothing was sent for {spared.id}." in said

@@ -104,7 +104,7 @@ def test_several_ids_get_a_row_each_in_their_order(connected: InteractiveShell) 
         ("tidb_kill", "5,6", "found '5,6'"),
         ("tidb_kill", "5.0", "found '5.0'"),
         ("tidb_kill", "-1", "found '-1'"),
-        ("tidb_kill", "5 --timeout soon", "argument --timeout"),
+        ("tidb_kill", "5 --timeout soon", "argument --timeout: 'soon' is no number of seconds"),
         ("tidb_kill", "5 --timeout 0", "number of seconds above 0"),
         ("tidb_kill", "5 --timeout nan", "number of seconds above 0"),
         ("tidb_kill", f"{2**64}", "between 0 and 2^64 - 1"),

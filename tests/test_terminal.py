@@ -43,7 +43,7 @@ def test_ctrl_c_in_a_list_is_one_line(terminal: "pexpect.spawn[str]", playground
     finally:
         playground.resume(2)
     said = (terminal.before or "").replace("^C", "").split("%tidb_ps")[-1].split()
-    assert " ".join(said) == "Interrupted: Interrupted. Our statement was ended on the server."
+    assert " ".join(said) == "Interrupted: Our statement was ended on the server."
 
 
 def test_the_terminal_asks_for_a_password_and_shows_none(

@@ -192,4 +192,4 @@ def _interruptible() -> Iterator[None]:
     except Interrupted:
         raise
     except KeyboardInterrupt:
-        raise Interrupted("Interrupted.") from None
+        raise Interrupted("Nothing was returned.") from None

@@ -121,7 +121,7 @@ class Connection:
             except pymysql.Error as error:
                 self._fail(error, limit)
             except KeyboardInterrupt:
-                raise Interrupted(f"Interrupted. {self._abandon()}") from None
+                raise Interrupted(self._abandon()) from None
             except BaseException:
                 self._abandon()  # part of the answer may still be on its way: nobody may use this connection again
                 raise
@@ -261,7 +261,7 @@ def _open(settings: Settings, timeout: float) -> "pymysql.Connection[Any]":
         with _Deadline(driver, timeout) as limit:
             driver.connect()
     except KeyboardInterrupt:
-        problem = Interrupted("Interrupted. Not connected.")
+        problem = Interrupted("Not connected.")
     except Exception as error:  # noqa: BLE001 (whatever it is, its traceback holds the password)
         problem = _connect_error(settings, error)
         problem.__cause__ = _bare(error)

@@ -305,7 +305,7 @@ def _proof(statement: KillStatement, before: Session, now: Session | None) -> Ou
 def _interrupted(
     done: Sequence[Target], waiting: Sequence[KillStatement], error: KeyboardInterrupt, *, sending: bool
 ) -> str:
-    said = [str(error) if isinstance(error, Interrupted) else "Interrupted."]
+    said = [str(error)] if isinstance(error, Interrupted) else []
     if sending:
         said.append(f"{waiting[0].sql} was sent, what came of it was not seen: look with %tidb_ps.")
     said += [f"{target.id}: {target.outcome}." for target in done]

@@ -43,7 +43,9 @@ def _parser(name: str) -> _Parser:
 
 def _seconds(text: str) -> float:
     try:
-        return seconds(float(text), "it")
+        return seconds(float(text), "the time")
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds") from None
     except OptionError as error:
         raise argparse.ArgumentTypeError(str(error).removesuffix(".")) from error
 
@@ -176,4 +178,4 @@ def _playground_url() -> str:
     try:
         return obtain(Options(workload=True)).url(0)
     except KeyboardInterrupt:
-        raise Interrupted("Interrupted. What was started is stopped again.") from None
+        raise Interrupted("What was started is stopped again.") from None
