@@ -132,6 +132,28 @@ def test_a_pooled_session_that_changes_its_user_after_kill_query_is_not_called_k
         assert client.alive()
 
 
+def test_a_session_that_became_another_users_is_not_called_killed_by_one_who_cannot_see_it(
+    playground: Playground, running: Any, users: dict[str, str]
+) -> None:
+    url = playground.url(0).replace("root", "joe")  # without PROCESS
+    with (
+        tidb_magic.connect(url, password=users["joe"]) as cluster,
+        Client(playground, 1, "joe", password=users["joe"]) as client,
+    ):
+        running(client.start(LONG_SELECT.format("pooled")))
+
+        def pool() -> None:
+            client.result()
+            client.become("monitor", users["monitor"])
+
+        thread = threading.Thread(target=pool)
+        thread.start()
+        row = only(cluster.kill([client.id], query=True))
+        thread.join()
+        assert row["OUTCOME"] == "interrupted"
+        assert client.alive()
+
+
 @pytest.mark.parametrize("query", [True, False])
 def test_an_instance_whose_registration_has_ended_proves_nothing_by_its_absence(
     playground: Playground, cluster: Cluster, running: Any, monkeypatch: pytest.MonkeyPatch, query: bool

@@ -267,9 +267,8 @@ def _verify(link: Link, target: Target, began: float, timeout: float) -> Target:
         except (DeadlineError, ConnectError, ServerError) as error:
             unseen = str(error)
         spent = time.monotonic() - began
-        if not unseen and (outcome := _proof(target.statement, before, now)):
-            reason = "its whole session ended" if target.statement.query and now is None else ""
-            return replace(target, outcome=outcome, reason=reason, seconds=spent)
+        if not unseen and (proof := _proof(target.statement, before, now, link.capabilities)):
+            return replace(target, outcome=proof[0], reason=proof[1], seconds=spent)
         if spent >= timeout:
             break
         time.sleep(pause)
@@ -292,14 +291,18 @@ def _look_again(connection: Connection, before: Session, left: float) -> tuple[S
     return now, ""
 
 
-def _proof(statement: KillStatement, before: Session, now: Session | None) -> Outcome | None:
-    """Return what a look shows to have happened, None if nothing has yet."""
+def _proof(
+    statement: KillStatement, before: Session, now: Session | None, able: Capabilities
+) -> tuple[Outcome, str] | None:
+    """Return what a look shows to have happened, and what to say of it; None if nothing has yet."""
+    if now is None and not statement.query:
+        return Outcome.KILLED, ""
+    if now is None and able.see_others:
+        return Outcome.KILLED, "its whole session ended"
     if now is None:
-        return Outcome.KILLED
+        return Outcome.INTERRUPTED, "its session is not visible any more: it ended, or it changed its user"
     changed = not now.runs or now.user != before.user or now.info != before.info or now.time < before.time
-    if statement.query and changed:
-        return Outcome.INTERRUPTED
-    return None
+    return (Outcome.INTERRUPTED, "") if statement.query and changed else None
 
 
 def _interrupted(
