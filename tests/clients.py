@@ -28,6 +28,12 @@ class Client:
         self._driver: Any = pymysql.connect(
             host="127.0.0.1", port=playground.port(instance), user=user, autocommit=True, **options
         )
+        self._root: dict[str, Any] = {
+            "host": "127.0.0.1",
+            "port": playground.port(instance),
+            "user": "root",
+            "read_timeout": 2,
+        }
         self.id = int(self.query("SELECT CONNECTION_ID()")[0][0])
         self.instance = playground.status_address(instance)
         self._thread: threading.Thread | None = None
@@ -89,6 +95,9 @@ class Client:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if self._thread is not None and self._thread.is_alive():
+            with suppress(pymysql.Error), pymysql.connect(**self._root) as root, root.cursor() as cursor:
+                cursor.execute(f"KILL TIDB CONNECTION {self.id}")  # else its statement would run on without it
         sock = self._driver._sock
         if sock is not None:
             with suppress(OSError):

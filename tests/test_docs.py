@@ -9,10 +9,18 @@ from pathlib import Path
 import pytest
 
 from tidb_magic import Outcome
+from tidb_magic.magics import TidbMagics
 from tidb_magic.playground.__main__ import parser
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+
+
+MAGIC_OPTIONS = {
+    option
+    for magic in (TidbMagics.tidb_connect, TidbMagics.tidb_ps, TidbMagics.tidb_kill)
+    for option in re.findall(r"^ +(--[a-z-]+) ", magic.__doc__ or "", re.MULTILINE)
+}
 
 
 def playground_options() -> set[str]:
@@ -26,7 +34,7 @@ def playground_options() -> set[str]:
     }
 
 
-@pytest.mark.parametrize("option", sorted({"--idle", "--dry-run", "--timeout", *playground_options()}))
+@pytest.mark.parametrize("option", sorted({*MAGIC_OPTIONS, *playground_options()}))
 def test_every_option_is_in_the_readme(option: str) -> None:
     assert re.search(rf"{option}\b", README)
 

@@ -19,6 +19,7 @@ ORDER = [
     "render",
     "grammar",
     "connection_id",
+    "filters",
     "errors",
     "queries",
 ]

@@ -11,9 +11,10 @@ from typing import Self, SupportsInt
 
 from tidb_magic.connection_id import ConnectionId
 from tidb_magic.errors import AuthenticationError, ConnectionIdError, Interrupted
+from tidb_magic.filters import Filters
 from tidb_magic.grammar import KillStatement
 from tidb_magic.kill import TIMEOUT, KillReport, kill, plan, report
-from tidb_magic.processlist import DEADLINE, ProcessList, read
+from tidb_magic.processlist import DEADLINE, LIMIT, ProcessList, read
 from tidb_magic.routing import Link
 from tidb_magic.settings import Secret, Settings, parse_url, seconds
 
@@ -33,27 +34,48 @@ class Cluster:
     def __init__(self, link: Link) -> None:
         self._link = link
 
-    def processlist(self, *, idle: bool = False, deadline: float = DEADLINE) -> ProcessList:
-        """Read the sessions of the whole cluster.
+    def processlist(  # noqa: PLR0913 (a filter each)
+        self,
+        *,
+        user: str | None = None,
+        host: str | None = None,
+        db: str | None = None,
+        instance: str | None = None,
+        command: str | None = None,
+        min_time: float | None = None,
+        match: str | None = None,
+        where: str | None = None,
+        idle: bool = False,
+        limit: int = LIMIT,
+        deadline: float = DEADLINE,
+    ) -> ProcessList:
+        """Read the sessions of the whole cluster, longest running first.
 
         Parameters
         ----------
+        user, host, db, instance, command, min_time, match, where
+            What a session must be like, see `Filters`. All that are given must hold.
         idle
             All sessions, not only those that run something or hold a transaction.
+        limit
+            How many to list at most; all are counted.
         deadline
             Seconds until the answer must be there.
 
         Raises
         ------
+        OptionError
+            A filter is empty, or TiDB does not accept a pattern or a condition.
         DeadlineError, ConnectError, ServerError
         Interrupted
             Ctrl-C: no statement of ours is left running, or the message names it.
         """
         deadline = seconds(deadline, "deadline")
+        filters = Filters(user, host, db, instance, command, min_time, match, where, idle)
         with _interruptible():
             connection = self._link.connection()
             see_others = self._link.capabilities.see_others
-            return read(connection, idle=idle, see_others=see_others, deadline=deadline)
+            return read(connection, filters, limit=limit, see_others=see_others, deadline=deadline)
 
     def kill(self, ids: Ids, *, query: bool = False, timeout: float = TIMEOUT) -> KillReport:
         """End sessions, or only their running statements, and report what was seen to happen.

@@ -94,20 +94,43 @@ class TidbMagics(Magics):
     def tidb_ps(self, line: str) -> "ProcessList":
         """List the sessions of the whole cluster.
 
-            %tidb_ps [--idle]
+            %tidb_ps [FILTERS] [--idle] [--limit N]
 
         By default those that run a statement or hold a transaction, longest running first; the footer counts the
         others. Returns a ProcessList, a DataFrame with the columns of INFORMATION_SCHEMA.CLUSTER_PROCESSLIST.
 
-        --idle  list idle sessions too
+        Filters; a session must match all that are given:
+
+        --user USER          its user
+        --host HOST          where its client is, without the port
+        --db DB              its database
+        --instance ADDRESS   its instance, as the list shows it
+        --command COMMAND    Query, Sleep, Execute ...; Sleep lists idle sessions
+        --min-time SEC       TIME is at least that many seconds
+        --match REGEX        its statement matches this regular expression (TiDB's RLIKE)
+        --where SQL          a condition in SQL over the columns of CLUSTER_PROCESSLIST
+
+        --idle               list idle sessions too
+        --limit N            list at most N (default: 200); all are counted
 
             %tidb_ps
-            df = %tidb_ps --idle
+            df = %tidb_ps --idle --user app
+            %tidb_ps --min-time 60 --match '^SELECT'
+            %tidb_ps --where 'MEM > 1 << 30'
         """
         parser = _parser("tidb_ps")
+        for name in ("user", "host", "db", "instance", "command", "match", "where"):
+            parser.add_argument(f"--{name}")
+        parser.add_argument("--min-time", type=float)
+        parser.add_argument("--limit", type=int)
         parser.add_argument("--idle", action="store_true")
-        options = parser.parse(line)
-        return self._connected().processlist(idle=options.idle)
+        given = {name: value for name, value in vars(parser.parse(line)).items() if value is not None}
+        cluster = self._connected()
+        try:
+            return cluster.processlist(**given)
+        except OptionError as error:
+            message = re.sub(r"^\w+", lambda name: "--" + name[0].replace("_", "-"), str(error))
+            raise UsageError(f"%tidb_ps: {message} %tidb_ps? shows the help.") from error
 
     @output_can_be_silenced
     @line_magic

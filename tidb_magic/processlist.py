@@ -1,7 +1,7 @@
 """The sessions of the whole cluster, read in one statement, as a DataFrame that shows itself."""
 
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, ClassVar
@@ -9,11 +9,14 @@ from typing import Any, ClassVar
 import pandas as pd
 
 from tidb_magic.connection import Connection, Result, is_own, own_ids
+from tidb_magic.errors import OptionError, ServerError, TidbMagicError
+from tidb_magic.filters import Filters
 from tidb_magic.queries import query
-from tidb_magic.render import html_table, plain, text_table
+from tidb_magic.render import html_table, text_table
 
 DEADLINE = 3.0  # seconds
-_COUNT = "tidb_magic_sessions"
+LIMIT = 200  # sessions
+_COUNTS = ("tidb_magic_sessions", "tidb_magic_matched")
 _GRACE = 0.5  # seconds that the server may take to say that its own deadline has passed
 _SHOWN = ["ID", "INSTANCE", "USER", "HOST", "DB", "COMMAND", "TIME", "STATE", "INFO"]
 _SILENT = re.compile(r"^\[([^\]]*(?:\[[^\]]*\][^\]]*)?)\]\(\d+\)")
@@ -64,11 +67,13 @@ class ProcessList(pd.DataFrame):
     taken_at : datetime
         When it was read, in this machine's time zone.
     matched : int
-        How many sessions matched what was asked for.
+        How many sessions matched what was asked for, those beyond the limit included.
     hidden : int
-        How many idle ones did not.
-    user : str or None
-        The one user whose sessions were visible, for want of PROCESS.
+        How many more matched the filters, but are idle.
+    limit : int
+        How many were listed at most.
+    see_others : bool
+        Whether other users' sessions were visible, which needs PROCESS.
     complete : bool
         Whether every registered instance answered.
     missing : tuple of str
@@ -80,12 +85,22 @@ class ProcessList(pd.DataFrame):
     taken_at: datetime | None = None
     matched: int = 0
     hidden: int = 0
-    user: str | None = None
+    limit: int = 0
+    see_others: bool = True
     complete: bool = False
     missing: tuple[str, ...] = ()
     own: frozenset[tuple[str, int]] = frozenset()
 
-    _metadata: ClassVar[list[str]] = ["taken_at", "matched", "hidden", "user", "complete", "missing", "own"]
+    _metadata: ClassVar[list[str]] = [
+        "taken_at",
+        "matched",
+        "hidden",
+        "limit",
+        "see_others",
+        "complete",
+        "missing",
+        "own",
+    ]
 
     @property
     def _constructor(self) -> Callable[..., pd.DataFrame]:
@@ -106,16 +121,17 @@ class ProcessList(pd.DataFrame):
 
     def _footer(self) -> list[str]:
         instances = self["INSTANCE"].nunique()
-        counted = f"{len(self):,} session{'s' * (len(self) != 1)} on {instances} instance{'s' * (instances != 1)}"
+        part = f"{len(self):,} of {self.matched:,}" if self.matched > len(self) else f"{len(self):,}"
+        counted = f"{part} session{'s' * (len(self) != 1)} on {instances} instance{'s' * (instances != 1)}"
         if self.taken_at is None:
             return [f"{counted}."]
         lines = [f"{counted}, taken {self.taken_at:%Y-%m-%d %H:%M:%S %Z}."]
-        if self.matched > len(self):
-            lines.append(f"It is a part of the {self.matched:,} sessions that were listed.")
+        if self.matched > self.limit:
+            lines.append(f"{self.limit:,} were listed: --limit {self.matched} lists all.")
         if self.hidden:
             lines.append(f"{self.hidden:,} idle sessions are not in it: --idle lists them too.")
-        if self.user is not None:
-            lines.append(f"Only sessions of {plain(self.user)} are visible: PROCESS is needed to see the others.")
+        if not self.see_others:
+            lines.append("Only your own sessions are visible: PROCESS is needed to see the others'.")
         if own := sum((i, n) in self.own for i, n in zip(self["INSTANCE"], self["ID"], strict=True)):
             lines.append(f"{own} of them {'is' if own == 1 else 'are'} tidb_magic's own.")
         if not self.complete:
@@ -134,16 +150,23 @@ def _has_ids(frame: pd.DataFrame) -> bool:
 
 
 def read(
-    connection: Connection, *, idle: bool = False, see_others: bool = True, deadline: float = DEADLINE
+    connection: Connection,
+    filters: Filters | None = None,
+    *,
+    limit: int = LIMIT,
+    see_others: bool = True,
+    deadline: float = DEADLINE,
 ) -> ProcessList:
-    """Read the sessions of the whole cluster in one statement.
+    """Read the sessions of the whole cluster in one statement; in two if none is listed, to count the idle ones.
 
     Parameters
     ----------
     connection
         Any session on the cluster.
-    idle
-        List idle sessions too, not only those that run something or hold a transaction.
+    filters
+        Which sessions; by default those that run something or hold a transaction.
+    limit
+        How many to list at most; all are counted.
     see_others
         Whether this user sees other users' sessions; if not, the list says so.
     deadline
@@ -151,21 +174,46 @@ def read(
 
     Raises
     ------
+    OptionError
+        TiDB does not accept the pattern or the condition, or `limit` is no number of sessions.
     DeadlineError, ConnectError, ServerError, Interrupted
     """
-    result = _ask(connection, "processlist", {"idle": idle}, deadline)
+    filters = filters or Filters()
+    if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
+        raise OptionError(f"limit is a whole number of sessions from 1 on, not {limit!r}.")
+    try:
+        args = {**filters.parameters, "everything": filters.everything, "limit": limit}
+        result = _ask(connection, "processlist", args, deadline, filters.condition)
+        if result.rows:
+            matching, matched = (int(result.rows[0][result.columns.index(name)]) for name in _COUNTS)
+        else:
+            ((matching,),) = _ask(connection, "count", filters.parameters, deadline, filters.condition).rows
+            matched = 0
+    except ServerError as error:
+        raise _blamed(error, filters) from error
     listed = to_frame(result)
-    counts = listed.pop(_COUNT)
+    for name in _COUNTS:
+        del listed[name]
     listed.taken_at = datetime.now().astimezone()
-    listed.matched = len(listed)
-    listed.hidden = int(counts.iloc[0]) - len(result.rows) if len(counts) else 0
+    listed.limit = limit
+    listed.matched = matched
+    listed.hidden = matching - matched
+    listed.see_others = see_others
     listed.missing = silent(result.warnings)
     listed.complete = not result.warnings
-    itself = _itself(connection, result)
-    listed.user = None if see_others or itself is None else itself.user
+    _itself(connection, result)
     ours = sessions(result, own_ids())
     listed.own = frozenset((one.instance, one.id) for one in ours if is_own(one.instance, one.id))
     return listed
+
+
+def _blamed(error: ServerError, filters: Filters) -> TidbMagicError:
+    """Name the filter that the server stumbled over."""
+    if filters.match is not None and "regexp" in str(error):
+        return OptionError(f"match: TiDB does not accept the pattern {filters.match!r}. {error}")
+    if filters.where is not None:
+        return OptionError(f"where: TiDB does not accept the condition {filters.where!r}. {error}")
+    return error
 
 
 def look(connection: Connection, ids: Sequence[int], *, deadline: float = DEADLINE) -> Look:
@@ -198,10 +246,10 @@ def silent(warnings: Sequence[str]) -> tuple[str, ...]:
     return tuple(match[1] for warning in warnings if (match := _SILENT.match(warning)))
 
 
-def _ask(connection: Connection, name: str, args: dict[str, object], deadline: float) -> Result:
+def _ask(connection: Connection, name: str, args: Mapping[str, object], deadline: float, condition: str = "") -> Result:
     # The server is asked to end it by itself; the deadline on our side is for when it cannot.
     args = {**args, "milliseconds": max(1, round(deadline * 1000))}
-    return connection.query(query(name), args, deadline=deadline + _GRACE)
+    return connection.query(query(name).replace("{condition}", condition), args, deadline=deadline + _GRACE)
 
 
 def _itself(connection: Connection, result: Result) -> Session | None:

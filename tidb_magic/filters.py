@@ -1,0 +1,91 @@
+"""Which sessions are meant: filters as a SQL condition with bound parameters. Pure text, no I/O."""
+
+import re
+from dataclasses import dataclass, fields
+
+from tidb_magic.errors import OptionError
+
+
+@dataclass(frozen=True)
+class Filters:
+    """What a session must be like. All that are given must hold; None is not given.
+
+    `user`, `db`, `command` and `instance` (as the list shows it) are compared as they are, `host` without its port.
+    `min_time` is seconds of TIME, at least; `match` is a regular expression (TiDB's RLIKE) found in the statement;
+    `where` is a condition in SQL over the columns of INFORMATION_SCHEMA.CLUSTER_PROCESSLIST.
+
+    `idle` keeps the sessions that neither run something nor hold a transaction; so does a `command`, which names what
+    is wanted.
+
+    Raises
+    ------
+    OptionError
+        A value is empty, or `min_time` is no number of seconds.
+
+    Examples
+    --------
+    >>> Filters(user="app", min_time=60).condition
+    'USER = %(user)s AND TIME >= %(min_time)s'
+    >>> Filters(user="")
+    Traceback (most recent call last):
+    ...
+    tidb_magic.errors.OptionError: user is empty: leave it out, or say which one.
+    """
+
+    user: str | None = None
+    host: str | None = None
+    db: str | None = None
+    instance: str | None = None
+    command: str | None = None
+    min_time: float | None = None
+    match: str | None = None
+    where: str | None = None
+    idle: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what could only be a mistake: an empty filter would mean everybody."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, str) and not value.strip():
+                raise OptionError(f"{field.name} is empty: leave it out, or say which one.")
+            if field.name in _TEXTS and not isinstance(value, str | None):
+                raise OptionError(f"{field.name} is text, not {value!r}.")
+        number = isinstance(self.min_time, (int, float)) and not isinstance(self.min_time, bool)
+        if self.min_time is not None and not (number and 0 <= self.min_time < float("inf")):
+            raise OptionError(f"min_time is a number of seconds from 0 on, not {self.min_time!r}.")
+
+    @property
+    def everything(self) -> bool:
+        """Whether idle sessions are meant too."""
+        return self.idle or self.command is not None
+
+    @property
+    def condition(self) -> str:
+        """The condition in SQL, without the one on idle sessions."""
+        parts = [text for name, text in _CONDITIONS.items() if getattr(self, name) is not None]
+        if self.where is not None:
+            # On lines of its own, for it can end in a comment; a % is not the driver's.
+            parts.append(f"(\n{self.where.replace('%', '%%')}\n)")
+        return " AND ".join(parts) or "TRUE"
+
+    @property
+    def parameters(self) -> dict[str, object]:
+        """The values that are bound to the condition."""
+        bound: dict[str, object] = {
+            name: getattr(self, name) for name in _CONDITIONS if getattr(self, name) is not None
+        }
+        if self.host is not None:
+            bound["host_and_port"] = rf"^{re.escape(self.host)}:[0-9]+$"
+        return bound
+
+
+_CONDITIONS = {
+    "user": "USER = %(user)s",
+    "host": "(HOST = %(host)s OR HOST RLIKE %(host_and_port)s)",
+    "db": "DB = %(db)s",
+    "instance": "INSTANCE = %(instance)s",
+    "command": "COMMAND = %(command)s",
+    "min_time": "TIME >= %(min_time)s",
+    "match": "INFO RLIKE %(match)s",
+}
+_TEXTS = {*_CONDITIONS, "where"} - {"min_time"}
