@@ -169,6 +169,11 @@ def test_a_slice_stays_a_process_list(recorded: Any, take: Any) -> None:
         lambda f: f[["USER", "INFO"]],
         lambda f: f.isna(),
         lambda f: f.astype(str),
+        lambda f: f[["ID", "ID", "INSTANCE"]],
+        lambda f: pd.concat([f, f], axis=1),
+        lambda f: f.T,
+        lambda f: f.merge(f, on="ID"),
+        lambda f: f.describe(),
     ],
 )
 def test_what_holds_no_ids_is_a_plain_frame(recorded: Any, take: Any) -> None:

@@ -146,7 +146,10 @@ def _process_list(*args: Any, **kwargs: Any) -> pd.DataFrame:
 
 
 def _has_ids(frame: pd.DataFrame) -> bool:
-    return {"INSTANCE", "ID"} <= set(frame.columns) and pd.api.types.is_integer_dtype(frame["ID"].dtype)
+    names = list(frame.columns)
+    if names.count("ID") != 1 or names.count("INSTANCE") != 1:
+        return False
+    return pd.api.types.is_integer_dtype(frame["ID"].dtype)
 
 
 def read(
