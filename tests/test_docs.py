@@ -19,7 +19,7 @@ README = (ROOT / "README.md").read_text()
 MAGIC_OPTIONS = {
     option
     for magic in (TidbMagics.tidb_connect, TidbMagics.tidb_ps, TidbMagics.tidb_kill)
-    for option in re.findall(r"^ +(--[a-z-]+) ", magic.__doc__ or "", re.MULTILINE)
+    for option in re.findall(r"^ *(--[a-z-]+) ", magic.__doc__ or "", re.MULTILINE)
 }
 
 
