@@ -12,7 +12,7 @@ demo: env
 
 lab: env
 	$(PLAYGROUND) start --workload
-	$(BIN)/jupyter lab notebooks/quickstart.ipynb
+	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/quickstart.ipynb
 
 test: env lint
 	$(PLAYGROUND) build
