@@ -82,6 +82,7 @@ def test_an_id_that_nobody_has_is_already_gone(cluster: Cluster, number: int, qu
     row = only(cluster.kill([number], query=query))
     assert row["OUTCOME"] == "already gone"
     assert "no session has this id" in row["REASON"]
+    assert str(number) in f"{row['ID']} {row['REASON']}"
 
 
 def test_ids_of_nobody_get_two_looks_and_no_kill(cluster: Cluster) -> None:

@@ -144,7 +144,7 @@ def report(targets: Sequence[Target]) -> KillReport:
             session.host if session else None,
             "QUERY" if target.statement.query else "CONNECTION",
             str(target.outcome),
-            target.reason,
+            target.reason if target.id < 2**63 else f"{target.id}: {target.reason}",
             target.seconds,
             target.statement.sql,
             target.warning,
