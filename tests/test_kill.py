@@ -3,6 +3,7 @@
 import signal
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -112,6 +113,15 @@ def _kind(sql: str) -> str:
     return next(kind for word, kind in words.items() if word in sql)
 
 
+def query_killed_beside(pool: Callable[[], None], cluster: Cluster, client: Client) -> Any:
+    """Kill the client's statement while its pool waits to use the session for somebody else."""
+    thread = threading.Thread(target=pool)
+    thread.start()
+    row = only(cluster.kill([client.id], query=True))
+    thread.join()
+    return row
+
+
 def test_a_pooled_session_that_changes_its_user_after_kill_query_is_not_called_killed(
     playground: Playground, cluster: Cluster, running: Any, users: dict[str, str]
 ) -> None:
@@ -125,11 +135,7 @@ def test_a_pooled_session_that_changes_its_user_after_kill_query_is_not_called_k
                 client.become("joe", users["joe"])
                 client.become("monitor", users["monitor"])
 
-        thread = threading.Thread(target=pool)
-        thread.start()
-        row = only(cluster.kill([client.id], query=True))
-        thread.join()
-        assert row["OUTCOME"] == "interrupted"
+        assert query_killed_beside(pool, cluster, client)["OUTCOME"] == "interrupted"
         assert client.alive()
 
 
@@ -147,11 +153,7 @@ def test_a_session_that_became_another_users_is_not_called_killed_by_one_who_can
             client.result()
             client.become("monitor", users["monitor"])
 
-        thread = threading.Thread(target=pool)
-        thread.start()
-        row = only(cluster.kill([client.id], query=True))
-        thread.join()
-        assert row["OUTCOME"] == "interrupted"
+        assert query_killed_beside(pool, cluster, client)["OUTCOME"] == "interrupted"
         assert client.alive()
 
 

@@ -86,7 +86,7 @@ class Connection:
             raise
         number, version = identity.rows[0]
         self.id = ConnectionId(number)
-        self.version = first_line(_text(version).removeprefix("Release Version: "))
+        self.version = first_line(decoded(version).removeprefix("Release Version: "))
         _HELD.add(self)
 
     @property
@@ -138,7 +138,7 @@ class Connection:
             warnings: tuple[str, ...] = ()
             if cursor.warning_count:
                 cursor.execute("SHOW WARNINGS")
-                warnings = tuple(_text(message) for _, _, message in cursor.fetchall())
+                warnings = tuple(decoded(message) for _, _, message in cursor.fetchall())
         return Result(columns, integers, rows, warnings)
 
     def _fail(self, error: pymysql.Error, limit: "_Deadline") -> NoReturn:
@@ -295,5 +295,6 @@ def _force_close(driver: "pymysql.Connection[Any]") -> None:
     driver._force_close()  # type: ignore[attr-defined]  # noqa: SLF001 (close() would first wait to say goodbye)
 
 
-def _text(value: bytes | str) -> str:
+def decoded(value: Any) -> Any:
+    r"""Return bytes as text, what is no UTF-8 as ``\xNN``; anything else as it is."""
     return value.decode(errors="backslashreplace") if isinstance(value, bytes) else value

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import Any
 
 import pandas as pd
 
@@ -66,8 +66,6 @@ class KillReport(pd.DataFrame):
     @property
     def _constructor(self) -> Callable[..., pd.DataFrame]:
         return pd.DataFrame
-
-    _metadata: ClassVar[list[str]] = []
 
     def __repr__(self) -> str:
         """Return an aligned table."""

@@ -19,15 +19,18 @@ if TYPE_CHECKING:
     from tidb_magic.processlist import ProcessList
 
 PLAYGROUND = "playground"
-HELP = "%tidb_kill? shows the help."
+
+
+def _usage_error(magic: str, message: str) -> UsageError:
+    message = re.sub(r"://\S*@", "://...@", message)  # what is repeated of a line must not hold a password
+    return UsageError(f"{magic}: {message} {magic}? shows the help.")
 
 
 class _Parser(argparse.ArgumentParser):
     """Options as in a shell. A wrong one is IPython's UsageError; -h and --help show the help of the magic."""
 
     def error(self, message: str) -> NoReturn:
-        message = re.sub(r"://\S*@", "://...@", message)  # what is repeated of a line must not hold a password
-        raise UsageError(f"{self.prog}: {message}. {self.prog}? shows the help.")
+        raise _usage_error(self.prog, f"{message}.")
 
     def parse(self, line: str) -> argparse.Namespace:
         try:
@@ -130,7 +133,7 @@ class TidbMagics(Magics):
             return cluster.processlist(**given)
         except OptionError as error:
             message = re.sub(r"^\w+", lambda name: "--" + name[0].replace("_", "-"), str(error))
-            raise UsageError(f"%tidb_ps: {message} %tidb_ps? shows the help.") from error
+            raise _usage_error(parser.prog, message) from error
 
     @output_can_be_silenced
     @line_magic
@@ -185,11 +188,11 @@ def kill_words(words: Sequence[str]) -> list[KillStatement]:
             scope += [word] if word != "KILL" else []
     for word in ids:
         if not (word.isascii() and word.isdecimal()):
-            raise UsageError(f"%tidb_kill: expected connection ids (digits only), found {word!r}. {HELP}")
+            raise _usage_error("%tidb_kill", f"expected connection ids (digits only), found {word!r}.")
     try:
         return [parse_kill(" ".join([*scope, word])) for word in ids or [""]]
     except KillSyntaxError as error:
-        raise UsageError(f"%tidb_kill: {error.problem}. {HELP}") from error
+        raise _usage_error("%tidb_kill", f"{error.problem}.") from error
 
 
 def _playground_url() -> str:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import pandas as pd
 
-from tidb_magic.connection import Connection, Result, is_own, own_ids
+from tidb_magic.connection import Connection, Result, decoded, is_own, own_ids
 from tidb_magic.errors import OptionError, ServerError, TidbMagicError
 from tidb_magic.filters import Filters
 from tidb_magic.queries import query
@@ -235,7 +235,7 @@ def sessions(result: Result, ids: Collection[int]) -> tuple[Session, ...]:
     found: dict[tuple[str, int], Session] = {}
     for row in result.rows:
         if row[at[1]] in ids:
-            session = Session(*(_text(row[column]) for column in at))
+            session = Session(*(decoded(row[column]) for column in at))
             found.setdefault((session.instance, session.id), session)
     return tuple(found.values())
 
@@ -273,9 +273,5 @@ def to_frame(result: Result) -> ProcessList:
             # No id and no memory is that large: TiDB's unsigned counters can fall below zero.
             columns[name] = pd.array([None if v is None or v >= 2**63 else v for v in values], dtype="Int64")
         else:
-            columns[name] = [_text(value) for value in values]
+            columns[name] = [decoded(value) for value in values]
     return ProcessList(columns).drop_duplicates(["INSTANCE", "ID"], ignore_index=True)
-
-
-def _text(value: Any) -> Any:
-    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else value

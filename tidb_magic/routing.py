@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from tidb_magic.connection import Connection, Result
+from tidb_magic.connection import Connection, Result, decoded
 from tidb_magic.errors import ServerError
 from tidb_magic.queries import query
 from tidb_magic.settings import Settings
@@ -111,7 +111,7 @@ def registered(connection: Connection, instance: str) -> bool:
         servers = connection.query(query("servers"), deadline=_DEADLINE)
     except ServerError:
         return True
-    known = {name.decode() for row in servers.rows for name in row if name is not None}
+    known = {decoded(name) for row in servers.rows for name in row if name is not None}
     return instance.replace("[", "").replace("]", "") in known  # IPv6 has brackets there and none here
 
 
@@ -124,7 +124,7 @@ def rights(grants: Result) -> set[str]:
     """Return what SHOW GRANTS gives on all of the cluster (``ON *.*``)."""
     held: set[str] = set()
     for (grant,) in grants.rows:
-        if match := _GRANT.match(grant.decode(errors="backslashreplace")):
+        if match := _GRANT.match(decoded(grant)):
             held |= {right.strip().upper() for right in match["rights"].split(",")}
     return held
 

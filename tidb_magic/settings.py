@@ -95,19 +95,21 @@ def parse_url(url: str) -> Settings:
     >>> parse_url("mysql://a%40b:p%3Aw@[::1]:4001/shop")
     Settings(host='::1', port=4001, user='a@b', password=Secret(...), database='shop')
     """
+    settings: Settings | None = None
+    problem = ""
     try:
-        settings, problem = _settings(urlsplit(url)), ""
+        settings = _settings(urlsplit(url))
     except ValueError as error:  # a port that is no number, brackets that do not close; Python shows parts of the URL
-        settings, problem = None, "the port is not a number from 0 to 65535" if "ort" in str(error) else "it is no URL"
+        problem = "the port is not a number from 0 to 65535" if str(error).startswith("Port") else "it is no URL"
     except SettingsError as error:
-        settings, problem = None, str(error)
+        problem = str(error)
     del url  # a traceback with locals must not show the password
     if settings is None:
         raise SettingsError(f"Cannot connect: {problem}. A URL looks like mysql://user@host:4000/database")
     return settings
 
 
-def _settings(parts: SplitResult) -> Settings | None:
+def _settings(parts: SplitResult) -> Settings:
     problem = ""
     if parts.scheme not in SCHEMES:
         problem = "the URL does not begin with mysql://"

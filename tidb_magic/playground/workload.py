@@ -48,10 +48,10 @@ BOOKING = "UPDATE stock SET quantity = quantity - 1 WHERE item = 1"
 
 @dataclass(frozen=True)
 class Actor:
-    """One session of the crowd: who it is, which instance it uses and what it does, over and over."""
+    """One session of the crowd: who it is, the port of its instance and what it does, over and over."""
 
     user: str
-    instance: int
+    port: int
     work: Callable[[pymysql.Connection], None]
 
 
@@ -132,7 +132,7 @@ def connect(user: str, port: int) -> pymysql.Connection:
 
 def _live(actor: Actor, first: threading.Event) -> None:
     while True:
-        with suppress(pymysql.Error, OSError), connect(actor.user, actor.instance) as connection:
+        with suppress(pymysql.Error, OSError), connect(actor.user, actor.port) as connection:
             connection.select_db("shop")
             first.set()
             while True:
