@@ -75,7 +75,7 @@ def test_a_planted_password_shows_nowhere(url: str, recwarn: pytest.WarningsReco
         listed, report = cluster.processlist(), cluster.kill([7])
         for thing in (cluster, cluster._link, connection, connection.settings, listed, report):
             shown += [repr(thing), str(thing), repr(getattr(thing, "__dict__", ""))]
-        shown += [repr(vars(connection._driver)), listed._repr_html_() or "", report._repr_html_()]
+        shown += [repr(vars(connection._driver)), listed._repr_html_() or "", report._repr_html_() or ""]
         shown += [pickle.dumps(one).decode("latin1") for one in (listed, report)]
         with pytest.raises(TypeError):
             pickle.dumps(cluster)

@@ -101,7 +101,7 @@ def test_when_nothing_is_listed_the_idle_ones_are_counted_all_the_same(
     listed = cluster.processlist(where=f"ID = {crowd['idle'].id}")
     assert (len(listed), listed.matched, listed.hidden) == (0, 0, 1)
     assert "0 sessions on 0 instances" in repr(listed)
-    assert "1 idle sessions are not in it: --idle" in repr(listed)
+    assert "1 idle session is not in it: --idle lists it too." in repr(listed)
     assert str(listed["ID"].dtype) == "Int64"
 
 

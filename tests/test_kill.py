@@ -236,7 +236,7 @@ def test_without_global_kill_a_list_that_is_not_complete_sends_nothing(no_global
     """The session that was meant can be on the instance that does not answer, and its namesake here."""
     with tidb_magic.connect(no_global_kill.url(0)) as cluster, Client(no_global_kill, 0) as namesake:
         from tidb_magic.kill import _judge
-        from tidb_magic.processlist import look
+        from tidb_magic.sessions import look
 
         statement = tidb_magic.KillStatement(tidb_magic.ConnectionId(namesake.id))
         seen = look(cluster._link.connection(), [namesake.id])

@@ -7,16 +7,20 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from types import TracebackType
-from typing import Self, SupportsInt
+from typing import Any, Self, SupportsInt
 
 from tidb_magic.connection_id import ConnectionId
-from tidb_magic.errors import AuthenticationError, ConnectionIdError, Interrupted
+from tidb_magic.errors import AuthenticationError, ConnectionIdError, Interrupted, OptionError
 from tidb_magic.filters import Filters
 from tidb_magic.grammar import KillStatement
 from tidb_magic.kill import TIMEOUT, KillReport, kill, plan, report
-from tidb_magic.processlist import DEADLINE, LIMIT, ProcessList, read
-from tidb_magic.routing import Link
+from tidb_magic.link import Link
+from tidb_magic.processlist import ProcessList
+from tidb_magic.reading import LIMIT, count_by, list_instances, read
+from tidb_magic.routing import Direct
+from tidb_magic.sessions import DEADLINE
 from tidb_magic.settings import Secret, Settings, parse_url, seconds
+from tidb_magic.views import InstanceList, SessionCounts
 
 Ids = SupportsInt | str | Iterable[SupportsInt | str]
 
@@ -28,7 +32,9 @@ class PasswordInUrlWarning(UserWarning):
 class Cluster:
     """A TiDB cluster, through one connection to one of its instances. Get one from `connect`.
 
-    It connects again by itself after the connection was lost. Close it, or use it in a ``with`` block.
+    It connects again by itself after the connection was lost. While an instance or PD is silent it holds a connection
+    to each other instance too, and a thread looks when the silent one answers again. Close it, or use it in a ``with``
+    block.
     """
 
     def __init__(self, link: Link) -> None:
@@ -46,10 +52,15 @@ class Cluster:
         match: str | None = None,
         where: str | None = None,
         idle: bool = False,
+        sort: str | None = None,
         limit: int = LIMIT,
+        full: bool = False,
         deadline: float = DEADLINE,
     ) -> ProcessList:
         """Read the sessions of the whole cluster, longest running first.
+
+        When the cluster's own list misses the deadline, because an instance or PD is silent, every instance is read by
+        itself, and the list says who is missing.
 
         Parameters
         ----------
@@ -57,25 +68,44 @@ class Cluster:
             What a session must be like, see `Filters`. All that are given must hold.
         idle
             All sessions, not only those that run something or hold a transaction.
+        sort
+            The column to sort by: numbers from the largest, text from A. TIME by default.
         limit
             How many to list at most; all are counted.
+        full
+            Statements whole, also those of more than 16 KiB.
         deadline
-            Seconds until the answer must be there.
+            Seconds for the cluster's own list; what is known is there 1 s later at most.
 
         Raises
         ------
         OptionError
-            A filter is empty, or TiDB does not accept a pattern or a condition.
-        DeadlineError, ConnectError, ServerError
+            A filter is empty, there is no such column, or TiDB does not accept a pattern or a condition.
+        DeadlineError, ConnectError
+            No instance answered.
+        ServerError
         Interrupted
             Ctrl-C: no statement of ours is left running, or the message names it.
         """
         deadline = seconds(deadline, "deadline")
         filters = Filters(user, host, db, instance, command, min_time, match, where, idle)
         with _interruptible():
-            connection = self._link.connection()
-            see_others = self._link.capabilities.see_others
-            return read(connection, filters, limit=limit, see_others=see_others, deadline=deadline)
+            return read(self._link, filters, sort=sort, limit=limit, full=full, deadline=deadline)
+
+    def count_by(self, *columns: str, limit: int = LIMIT, deadline: float = DEADLINE, **filters: Any) -> SessionCounts:
+        """Count the sessions of the whole cluster by one column or several, idle ones included; most first.
+
+        `filters` are those of `processlist`, and so is what can be raised. HOST is taken without the port.
+        """
+        deadline = seconds(deadline, "deadline")
+        with _interruptible():
+            return count_by(self._link, columns, Filters(**filters), limit=limit, deadline=deadline)
+
+    def instances(self, *, deadline: float = DEADLINE) -> InstanceList:
+        """List the registered instances, with the sessions of each and whether it answers. As `processlist`."""
+        deadline = seconds(deadline, "deadline")
+        with _interruptible():
+            return list_instances(self._link, deadline=deadline)
 
     def kill(self, ids: Ids, *, query: bool = False, timeout: float = TIMEOUT) -> KillReport:
         """End sessions, or only their running statements, and report what was seen to happen.
@@ -112,7 +142,7 @@ class Cluster:
             return report(plan(self._link, wanted)) if dry_run else kill(self._link, wanted, timeout=timeout)
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close what is connected, and end the thread that looks after silent instances."""
         self._link.close()
 
     def __enter__(self) -> Self:
@@ -140,7 +170,7 @@ class Cluster:
         return f"<Cluster {', '.join(parts)}>"
 
 
-def connect(url: str | Settings, *, password: str | None = None) -> Cluster:
+def connect(url: str | Settings, *, password: str | None = None, direct: str = Direct.AUTO) -> Cluster:
     """Connect to a TiDB cluster.
 
     Parameters
@@ -149,12 +179,18 @@ def connect(url: str | Settings, *, password: str | None = None) -> Cluster:
         ``mysql://user@host:4000/database``, or Settings.
     password
         If None and the URL holds none: the empty password is tried, then the person is asked if one is there.
+    direct
+        Whether to connect to the addresses that the instances advertise, to read them by themselves while another is
+        silent: ``auto`` (not to a loopback address of another machine), ``always`` or ``never``. Without it the given
+        address is tried again until it leads there, as a balancer does.
 
     Raises
     ------
-    SettingsError, AuthenticationError, NotTidbError, ConnectError
+    OptionError, SettingsError, AuthenticationError, NotTidbError, ConnectError
     Interrupted
     """
+    if direct not in list(Direct):
+        raise OptionError(f"direct is {', '.join(Direct)}, not {direct!r}.")
     typed = isinstance(url, str)
     settings = parse_url(url) if isinstance(url, str) else url
     if password is not None:
@@ -167,12 +203,12 @@ def connect(url: str | Settings, *, password: str | None = None) -> Cluster:
         )
     del url, password  # a traceback with locals must not show them
     with _interruptible():
-        return Cluster(_link(settings))
+        return Cluster(_link(settings, Direct(direct)))
 
 
-def _link(settings: Settings) -> Link:
+def _link(settings: Settings, direct: Direct) -> Link:
     try:
-        return Link(settings)
+        return Link(settings, direct)
     except AuthenticationError as error:
         if settings.password is not None:
             raise
@@ -187,7 +223,7 @@ def _link(settings: Settings) -> Link:
             f"{settings.address} wants a password and nobody is here to be asked."
             " Pass it as connect(url, password=...), from a variable of the environment for example."
         ) from refused
-    return Link(replace(settings, password=secret))
+    return Link(replace(settings, password=secret), direct)
 
 
 def _somebody_is_there() -> bool:

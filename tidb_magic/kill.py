@@ -1,20 +1,23 @@
 """End sessions or their statements, and see that it happened: plan, check, send, verify."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import pandas as pd
 
 from tidb_magic.connection import Connection, is_own
 from tidb_magic.connection_id import ConnectionId
 from tidb_magic.errors import ConnectError, DeadlineError, Interrupted, ServerError
+from tidb_magic.frames import ShownFrame, Table
 from tidb_magic.grammar import KillStatement
-from tidb_magic.processlist import DEADLINE, Look, Session, look
-from tidb_magic.render import first_line, html_table, text_table
-from tidb_magic.routing import Capabilities, Link, Route, registered, route, server_ids
+from tidb_magic.link import Link
+from tidb_magic.render import first_line
+from tidb_magic.routing import Capabilities, Route, registered, route, server_ids
+from tidb_magic.sessions import DEADLINE, Look, Session, look
 
 TIMEOUT = 10.0  # seconds, from KILL to proof
 _POLL = (0.002, 0.25)  # seconds between two looks: the first, and the longest
@@ -54,7 +57,7 @@ class Target:
         return int(self.statement.connection_id or 0)
 
 
-class KillReport(pd.DataFrame):
+class KillReport(ShownFrame):
     """One row for each session that a kill was asked for.
 
     ID ``Int64``, missing for an id from 2^63 on, which belongs to nobody;
@@ -63,18 +66,9 @@ class KillReport(pd.DataFrame):
     WARNING the server's own words.
     """
 
-    @property
-    def _constructor(self) -> Callable[..., pd.DataFrame]:
-        return pd.DataFrame
+    _widths: ClassVar[Mapping[str, int]] = MappingProxyType({"INFO": 40, "REASON": 300})
 
-    def __repr__(self) -> str:
-        """Return an aligned table."""
-        return text_table(*self._table(), widths={"INFO": 40, "REASON": 300})
-
-    def _repr_html_(self) -> str:
-        return html_table(*self._table())
-
-    def _table(self) -> tuple[list[str], list[list[object]], list[str]]:
+    def _table(self) -> Table:
         shown = ["ID", "INSTANCE", "USER", "ACTION", "OUTCOME", "SECONDS", "INFO", "REASON"]
         rows = [[_cell(value) for value in row] for row in self[shown].itertuples(index=False)]
         counts = self["OUTCOME"].value_counts(sort=False)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from IPython.core.error import UsageError
 from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand, output_can_be_silenced
+from traitlets import Enum, Float
 
 from tidb_magic.errors import Interrupted, KillSyntaxError, NotConnectedError, OptionError
 from tidb_magic.grammar import KillStatement, parse_kill
@@ -17,8 +18,12 @@ if TYPE_CHECKING:
     from tidb_magic.api import Cluster
     from tidb_magic.kill import KillReport
     from tidb_magic.processlist import ProcessList
+    from tidb_magic.views import InstanceList, SessionCounts
 
 PLAYGROUND = "playground"
+_FILTERS = {"user", "host", "db", "instance", "command", "min_time", "match", "where", "idle"}
+# Each view without the options that would do nothing there.
+_NOT_WITH = {"by": {"sort", "full", "idle"}, "instances": _FILTERS | {"sort", "full", "limit", "by"}}
 
 
 def _usage_error(magic: str, message: str) -> UsageError:
@@ -57,6 +62,18 @@ def _seconds(text: str) -> float:
 class TidbMagics(Magics):
     """%tidb_connect, %tidb_ps and %tidb_kill."""
 
+    deadline = Float(
+        3.0,
+        min=0.1,
+        max=86_400,
+        help="Seconds that the cluster's own list gets; after that each instance is read by itself.",
+    ).tag(config=True)
+    direct = Enum(
+        ["auto", "always", "never"],
+        "auto",
+        help="Whether to connect to the addresses that the instances advertise: auto, always or never.",
+    ).tag(config=True)
+
     def __init__(self, shell: Any) -> None:
         super().__init__(shell)
         self.cluster: Cluster | None = None
@@ -86,7 +103,8 @@ class TidbMagics(Magics):
             return self._connected()
         from tidb_magic.api import connect
 
-        cluster = connect(_playground_url() if options.target == PLAYGROUND else vars(options).pop("target"))
+        url = _playground_url() if options.target == PLAYGROUND else vars(options).pop("target")
+        cluster = connect(url, direct=self.direct)
         self.close()
         self.cluster = cluster
         return cluster
@@ -94,13 +112,18 @@ class TidbMagics(Magics):
     @no_var_expand
     @output_can_be_silenced
     @line_magic
-    def tidb_ps(self, line: str) -> "ProcessList":
+    def tidb_ps(self, line: str) -> "ProcessList | SessionCounts | InstanceList":
         """List the sessions of the whole cluster.
 
-            %tidb_ps [FILTERS] [--idle] [--limit N]
+            %tidb_ps [FILTERS] [--idle] [--sort COL] [--limit N] [--full]
+            %tidb_ps --by COL[,COL] [FILTERS] [--limit N]
+            %tidb_ps --instances
 
         By default those that run a statement or hold a transaction, longest running first; the footer counts the
         others. Returns a ProcessList, a DataFrame with the columns of INFORMATION_SCHEMA.CLUSTER_PROCESSLIST.
+
+        If an instance does not answer within the deadline (%config TidbMagics.deadline, 3 seconds) the others are read
+        by themselves, and the footer names who is missing.
 
         Filters; a session must match all that are given:
 
@@ -114,23 +137,39 @@ class TidbMagics(Magics):
         --where SQL          a condition in SQL over the columns of CLUSTER_PROCESSLIST
 
         --idle               list idle sessions too
+        --sort COL           by this column: numbers from the largest, text from A (default: TIME)
         --limit N            list at most N (default: 200); all are counted
+        --full               statements whole, also those of more than 16 KiB
+
+        Views, one at most:
+
+        --by COL[,COL]       count sessions by these columns: SESSIONS (idle ones too), ACTIVE, LONGEST, MEMORY
+        --instances          the instances: address, version, server id, up since, sessions, memory, answering or not
 
             %tidb_ps
             df = %tidb_ps --idle --user app
             %tidb_ps --min-time 60 --match '^SELECT'
-            %tidb_ps --where 'MEM > 1 << 30'
+            %tidb_ps --where 'MEM > 1 << 30' --sort MEM
+            %tidb_ps --by USER,DB
         """
         parser = _parser("tidb_ps")
-        for name in ("user", "host", "db", "instance", "command", "match", "where"):
+        for name in ("user", "host", "db", "instance", "command", "match", "where", "sort", "by"):
             parser.add_argument(f"--{name}")
         parser.add_argument("--min-time", type=float)
         parser.add_argument("--limit", type=int)
-        parser.add_argument("--idle", action="store_true")
+        for name in ("idle", "full", "instances"):
+            parser.add_argument(f"--{name}", action="store_true", default=None)
         given = {name: value for name, value in vars(parser.parse(line)).items() if value is not None}
+        for view in ("instances", "by"):
+            if view in given and (besides := sorted(_NOT_WITH[view] & given.keys())):
+                parser.error(f"--{view} does not go with --{besides[0].replace('_', '-')}")
         cluster = self._connected()
         try:
-            return cluster.processlist(**given)
+            if given.pop("instances", False):
+                return cluster.instances(deadline=self.deadline)
+            if (by := given.pop("by", None)) is not None:
+                return cluster.count_by(*by.split(","), **given, deadline=self.deadline)
+            return cluster.processlist(**given, deadline=self.deadline)
         except OptionError as error:
             message = re.sub(r"^\w+", lambda name: "--" + name[0].replace("_", "-"), str(error))
             raise _usage_error(parser.prog, message) from error

@@ -12,6 +12,8 @@ from wcwidth import wcswidth
 ROWS_SHOWN = 200
 TEXT_WIDTH = 60  # of one column, in a text table
 HTML_WIDTH = 400
+_LEFT = "text-align:left;vertical-align:top"
+_BAR = "rgba(66,133,244,.3)"  # lets light and dark themes through
 
 # Characters that a terminal or a browser acts on instead of showing: controls, bidi and other format marks, unassigned.
 _ACTIVE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
@@ -74,20 +76,38 @@ def text_table(
     return "\n".join([*lines, *_more(rows), *footer])
 
 
-def html_table(header: Sequence[str], rows: Sequence[Sequence[object]], footer: Sequence[str]) -> str:
-    """Return the same as an HTML table, every cell escaped.
+def html_table(
+    header: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    footer: Sequence[str],
+    bars: Mapping[str, Sequence[float]] = MappingProxyType({}),
+) -> str:
+    """Return the same as an HTML table, every cell escaped; behind the columns of `bars` their values are drawn.
 
     >>> "<b>" in html_table(["USER"], [["<b>"]], [])
     False
     """
-    left = ' style="text-align:left;vertical-align:top"'
-    head = "".join(f"<th{left}>{escape(name)}</th>" for name in header)
-    body = "".join(
-        f"<tr>{''.join(f'<td{left}>{escape(plain(value, HTML_WIDTH))}</td>' for value in row)}</tr>"
-        for row in rows[:ROWS_SHOWN]
-    )
+    head = "".join(f'<th style="{_LEFT}">{escape(name)}</th>' for name in header)
+    drawn = {name: _bars(values) for name, values in bars.items()}
+    body = ""
+    for at, row in enumerate(rows[:ROWS_SHOWN]):
+        styles = [_LEFT + (drawn[name][at] if name in drawn else "") for name in header]
+        cells = zip(row, styles, strict=True)
+        row_html = (f'<td style="{style}">{escape(plain(value, HTML_WIDTH))}</td>' for value, style in cells)
+        body += f"<tr>{''.join(row_html)}</tr>"
     notes = "".join(f"<div>{escape(line)}</div>" for line in [*_more(rows), *footer])
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{notes}"
+
+
+def _bars(values: Sequence[float]) -> list[str]:
+    """Return a background for each cell, as wide as its value is large.
+
+    >>> _bars([50, 200])[0]
+    ';background:linear-gradient(to right,rgba(66,133,244,.3) 25%,transparent 25%)'
+    """
+    largest = max(values, default=0)
+    shares = [round(100 * max(value, 0) / largest) if largest > 0 else 0 for value in values]
+    return [f";background:linear-gradient(to right,{_BAR} {share}%,transparent {share}%)" for share in shares]
 
 
 def _more(rows: Sequence[Sequence[object]]) -> list[str]:

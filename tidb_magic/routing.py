@@ -1,15 +1,16 @@
-"""What a cluster can do, and which way a KILL travels to its session."""
+"""Which instances there are, what they can do, and which way leads to a session."""
 
+import ipaddress
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from tidb_magic.connection import Connection, Result, decoded
 from tidb_magic.errors import ServerError
 from tidb_magic.queries import query
-from tidb_magic.settings import Settings
+from tidb_magic.settings import Settings, host_port
 
-_DEADLINE = 3.0  # seconds, for each question; none of them leaves this instance
+_DEADLINE = 3.0  # seconds, for each question; none of them leaves this instance, but those about the registered ones
 _GRANT = re.compile(r"GRANT (?P<rights>.+?) ON \*\.\* TO ", re.IGNORECASE)
 _SEE = {"ALL PRIVILEGES", "PROCESS"}
 _KILL = {"ALL PRIVILEGES", "SUPER", "CONNECTION_ADMIN"}
@@ -29,6 +30,24 @@ class Capabilities:
     kill_others: bool
 
 
+@dataclass(frozen=True)
+class Instance:
+    """A TiDB instance that is registered with PD. None is what this user, or security-enhanced mode, does not see.
+
+    `name` is its INSTANCE in the process list. `host` and `port` are where SQL clients connect, as it advertises them.
+    `server_id` is in the ids of its sessions while global kill is on, and 0 while it is off. `uptime` is TiDB's own
+    text, as ``1h2m3.4s``.
+    """
+
+    name: str
+    host: str | None = None
+    port: int | None = None
+    status_address: str | None = None
+    version: str | None = None
+    server_id: int | None = None
+    uptime: str | None = field(default=None, compare=False)
+
+
 class Route(StrEnum):
     """How a KILL reaches its session."""
 
@@ -36,36 +55,12 @@ class Route(StrEnum):
     FORWARD = "forward"  # TiDB forwards it to the instance of the session
 
 
-class Link:
-    """The connection of a Cluster: opened again after it was lost or dropped, never in between of a look and a KILL."""
+class Direct(StrEnum):
+    """Whether to connect to the address that an instance advertises, besides the one that a person gave."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self._connection = Connection(settings)
-        self.capabilities = capabilities(self._connection)
-
-    def connection(self, within: float | None = None) -> Connection:
-        """Return a connection that can be used, opened again within that time if need be.
-
-        After that its instance may be another one.
-        """
-        if not self._connection.open:
-            self._connection = Connection(self.settings, within=within)
-            self.capabilities = capabilities(self._connection)
-        return self._connection
-
-    def refresh(self) -> None:
-        """Ask again what this user may do: a right can be taken away while we are connected."""
-        self.capabilities = replace(self.capabilities, **_rights(self.connection()))
-
-    @property
-    def version(self) -> str:
-        """TiDB's version, as ``v8.5.6``, on the instance of the last connection."""
-        return self._connection.version
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._connection.close()
+    AUTO = "auto"  # unless it is a loopback address and ours is not
+    ALWAYS = "always"
+    NEVER = "never"
 
 
 def route(instance: str, here: str | None, able: Capabilities) -> Route | str:
@@ -81,23 +76,76 @@ def route(instance: str, here: str | None, able: Capabilities) -> Route | str:
     )
 
 
-def capabilities(connection: Connection) -> Capabilities:
-    """Ask one instance what it can do, and what this user may do."""
+def direct_settings(instance: Instance, settings: Settings, direct: Direct) -> Settings | str:
+    """Return how to connect to an instance itself, or the reason why that is not tried.
+
+    The password goes only to a server that a person named: one that another server told us of has to challenge us.
+    """
+    if direct is Direct.NEVER:
+        return "direct connections are switched off"
+    if instance.host is None or instance.port is None:
+        return "its address is not known"
+    if direct is Direct.AUTO and _loopback(instance.host) and not _loopback(settings.host):
+        return f"it advertises {instance.host}, which is this machine"
+    same = (instance.host, instance.port) == (settings.host, settings.port)
+    return Settings(instance.host, instance.port, settings.user, settings.password, trusted=same and settings.trusted)
+
+
+def _loopback(host: str) -> bool:
     try:
-        config = connection.query(query("capabilities"), deadline=_DEADLINE)
-    except ServerError:  # security-enhanced mode, or a server without @@tidb_config
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host == "localhost"
+    return address.is_loopback or address.is_unspecified
+
+
+def capabilities(connection: Connection) -> Capabilities:
+    """Ask an instance what it can do, and what this user may do; learn what the process list has there."""
+    config = introduce(connection)
+    if config is None:
         held = server_ids(connection)
         global_kill, compatible = None if held is None else 0 not in held, None
     else:
-        (row,) = config.rows
-        global_kill, compatible = (_boolean(value) for value in row)
-    return Capabilities(global_kill, compatible, **_rights(connection))
+        global_kill, compatible = config
+    return Capabilities(global_kill, compatible, **rights(connection))
+
+
+def introduce(connection: Connection) -> tuple[bool | None, bool | None] | None:
+    """Learn where a connection is and what the process list has there.
+
+    Return whether global kill and compatible-kill-query are on there; None in security-enhanced mode, where neither
+    these nor the address are told.
+    """
+    columns = connection.query(query("columns"), deadline=_DEADLINE).rows
+    connection.columns = {decoded(name): decoded(kind) for name, kind in columns}
+    try:
+        (row,) = connection.query(query("capabilities"), deadline=_DEADLINE).rows
+    except ServerError:
+        return None
+    global_kill, compatible, host, port = row
+    if host and port:
+        connection.instance = host_port(decoded(host), port)
+    return _boolean(global_kill), _boolean(compatible)
+
+
+def instances(connection: Connection, *, deadline: float = _DEADLINE) -> tuple[Instance, ...]:
+    """Return the instances that are registered with PD now; none where this user cannot see any table of them.
+
+    A restarted instance can be there twice for about a minute, with one address and two server ids. While PD does not
+    answer the statement goes on for 6 s (8.5.6, measured), ends by itself, and is not waited for that long.
+    """
+    for ask in (_cluster_info, _servers):
+        try:
+            return ask(connection, deadline)
+        except ServerError:  # no PROCESS, or no such table (TiDB Cloud)
+            continue
+    return ()
 
 
 def server_ids(connection: Connection) -> set[int] | None:
-    """Return the server ids of the registered instances; None where this user may not know."""
+    """Return the server ids of the registered instances, 0 with global kill off; None where this user may not know."""
     try:
-        return {number for (number,) in connection.query(query("server_ids"), deadline=_DEADLINE).rows}
+        return {one.server_id for one in _cluster_info(connection, _DEADLINE) if one.server_id is not None}
     except ServerError:
         return None
 
@@ -108,19 +156,53 @@ def registered(connection: Connection, instance: str) -> bool:
     `instance` is as the process list has it. Where the table does not exist (TiDB Cloud) it is taken to be.
     """
     try:
-        servers = connection.query(query("servers"), deadline=_DEADLINE)
+        return any(one.name == instance for one in _servers(connection, _DEADLINE))
     except ServerError:
         return True
-    known = {decoded(name) for row in servers.rows for name in row if name is not None}
-    return instance.replace("[", "").replace("]", "") in known  # IPv6 has brackets there and none here
 
 
-def _rights(connection: Connection) -> dict[str, bool]:
-    held = rights(connection.query(query("grants"), deadline=_DEADLINE))
+def _cluster_info(connection: Connection, deadline: float) -> tuple[Instance, ...]:
+    found = []
+    for row in connection.query(query("cluster_info"), deadline=deadline, leave=True).rows:
+        address, status_address, version, server_id, uptime = (decoded(value) for value in row)
+        host, port = _split(address) if status_address else (None, None)
+        name = status_address or f"server id {server_id}"
+        found.append(Instance(name, host, port, status_address, _version(version), server_id, uptime))
+    return tuple(found)
+
+
+def _servers(connection: Connection, deadline: float) -> tuple[Instance, ...]:
+    found = []
+    for row in connection.query(query("servers"), deadline=deadline, leave=True).rows:
+        ddl_id, host, port, status_port, version = (decoded(value) for value in row)
+        status_address = host_port(host, status_port) if host else None
+        name, port = (status_address, port) if status_address else (ddl_id, None)
+        found.append(Instance(name, host or None, port, status_address, _version(version)))
+    return tuple(found)
+
+
+def _split(address: str) -> tuple[str | None, int | None]:
+    host, _, port = address.rpartition(":")
+    return (host.strip("[]"), int(port)) if host and port.isdigit() else (None, None)
+
+
+def _version(text: str | None) -> str | None:
+    """Return TiDB's version without MySQL's before it; servers built without one say ``None`` or nothing.
+
+    >>> _version("8.0.11-TiDB-v8.5.6")
+    '8.5.6'
+    """
+    version = (text or "").rpartition("TiDB-")[2].removeprefix("v")
+    return version if version not in ("", "None") else None
+
+
+def rights(connection: Connection) -> dict[str, bool]:
+    """Ask what this user may see and end, as Capabilities has it."""
+    held = granted(connection.query(query("grants"), deadline=_DEADLINE))
     return {"see_others": not held.isdisjoint(_SEE), "kill_others": not held.isdisjoint(_KILL)}
 
 
-def rights(grants: Result) -> set[str]:
+def granted(grants: Result) -> set[str]:
     """Return what SHOW GRANTS gives on all of the cluster (``ON *.*``)."""
     held: set[str] = set()
     for (grant,) in grants.rows:

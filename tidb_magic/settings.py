@@ -1,6 +1,6 @@
 """Where and how to connect: a URL taken apart, and passwords that show no value."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NoReturn, Self
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -47,19 +47,32 @@ class Secret:
 
 @dataclass(frozen=True)
 class Settings:
-    """How to open a connection. `password` is None where none was given."""
+    """How to open a connection. `password` is None where none was given.
+
+    `trusted` is whether a person named this server. One that another server told us of gets no password that it could
+    read: it has to challenge us (mysql_native_password).
+    """
 
     host: str
     port: int = DEFAULT_PORT
     user: str = "root"
     password: Secret | None = None
     database: str | None = None
+    trusted: bool = field(default=True, repr=False)
 
     @property
     def address(self) -> str:
         """``user@host:port``, for people."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.user}@{host}:{self.port}"
+        return f"{self.user}@{host_port(self.host, self.port)}"
+
+
+def host_port(host: str, port: int) -> str:
+    """Return ``host:port``, an IPv6 address in brackets.
+
+    >>> host_port("::1", 4000)
+    '[::1]:4000'
+    """
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def seconds(value: object, name: str) -> float:

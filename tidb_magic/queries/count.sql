@@ -1,4 +1,4 @@
 -- How many sessions match the filters, idle ones included: asked only when none of them is listed.
 SELECT /*+ MAX_EXECUTION_TIME(%(milliseconds)s) */ COUNT(*)
-FROM INFORMATION_SCHEMA.CLUSTER_PROCESSLIST
+FROM {sessions}
 WHERE {condition}

@@ -1,0 +1,364 @@
+"""A list when an instance, PD or the way there is silent."""
+
+import re
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import tidb_magic
+from tests.balancer import Balancer
+from tests.clients import LONG_SELECT, Client, eventually, statements
+from tests.conftest import furnish
+from tidb_magic import Cluster, ProcessList, routing
+from tidb_magic.errors import DeadlineError, Interrupted, ServerError, TidbMagicError
+from tidb_magic.playground import Playground
+
+DEADLINE = 3.0
+
+
+@pytest.fixture(scope="module")
+def fragile() -> Iterator[Playground]:
+    """Three instances to freeze and crash."""
+    with Playground(instances=3) as started:
+        yield furnish(started)
+
+
+@pytest.fixture
+def cluster(fragile: Playground) -> Iterator[Cluster]:
+    with tidb_magic.connect(fragile.url(0)) as connected:
+        yield connected
+    for at, server in enumerate(("tidb-0", "tidb-1", "tidb-2")):
+        match fragile.status()[server]:
+            case "frozen":
+                fragile.resume(at)
+            case "stopped":
+                fragile.restart(at)
+    if fragile.status()["pd"] == "frozen":
+        fragile.resume("pd")
+    with tidb_magic.connect(fragile.url(0)) as after:
+        eventually(lambda: after.processlist().complete and not after._link.trouble)
+
+
+@pytest.fixture
+def crowd(fragile: Playground, running: Any) -> Iterator[list[Client]]:
+    """A session on each instance, of a user that nobody else uses."""
+    with Client(fragile) as root:
+        root.query("CREATE USER IF NOT EXISTS crowd")
+        root.query("GRANT SELECT ON test.* TO crowd")
+    clients = [Client(fragile, instance, "crowd") for instance in range(3)]
+    for client in clients:
+        running(client.start(LONG_SELECT.format("crowd")), on=fragile)
+    yield clients
+    for client in clients:
+        client.__exit__(None, None, None)
+
+
+def timed(cluster: Cluster, **options: Any) -> tuple[float, ProcessList]:
+    began = time.monotonic()
+    listed = cluster.processlist(user="crowd", idle=True, **options)
+    return time.monotonic() - began, listed
+
+
+def once_complete(cluster: Cluster, *, within: float = 60) -> ProcessList:
+    """Ask again until the list is complete, and return it."""
+    give_up = time.monotonic() + within
+    while not (listed := cluster.processlist(user="crowd", idle=True)).complete:
+        assert time.monotonic() < give_up, "not complete in time"
+        time.sleep(0.05)
+    return listed
+
+
+def ids(listed: ProcessList) -> list[int]:
+    return sorted(int(number) for number in listed["ID"])
+
+
+def of(*clients: Client) -> list[int]:
+    return sorted(client.id for client in clients)
+
+
+def left_running(fragile: Playground, instance: int, token: str) -> list[Any]:
+    """Return the statements with this token that run on an instance."""
+    with Client(fragile, instance) as root:
+        rows = root.query(f"SELECT ID, INFO FROM INFORMATION_SCHEMA.PROCESSLIST WHERE INFO LIKE '%{token}%'")
+        return [row for row in rows if row[0] != root.id]
+
+
+def test_one_frozen_instance_costs_the_deadline_once_and_is_named_until_it_wakes(
+    fragile: Playground, cluster: Cluster, crowd: list[Client]
+) -> None:
+    silent = fragile.status_address(1)
+    connection = cluster._link.connection()
+    fragile.freeze(1)
+    spent, listed = timed(cluster)
+    assert DEADLINE - 0.1 < spent < DEADLINE + 1
+    assert ids(listed) == of(crowd[0], crowd[2])
+    assert not listed.complete
+    assert listed.missing == (silent,)
+    assert f"NOT COMPLETE: no answer from {silent}." in repr(listed)
+    assert f"{silent}: it did not answer in time." in repr(listed)
+    assert left_running(fragile, 0, connection.token) == []
+    assert left_running(fragile, 2, connection.token) == []
+
+    spent, listed = timed(cluster)
+    assert spent < 0.5
+    assert (ids(listed), listed.missing) == (of(crowd[0], crowd[2]), (silent,))
+    assert listed.matched == 2
+
+    fragile.resume(1)
+    again = once_complete(cluster)
+    assert ids(again) == of(*crowd)
+    eventually(lambda: not cluster._link.trouble)
+    asked = statements(cluster)
+    assert cluster.processlist().remarks == ()
+    assert len(asked) == 1
+
+
+def test_when_the_instance_of_our_own_connection_freezes_the_others_are_read(
+    fragile: Playground, cluster: Cluster, crowd: list[Client]
+) -> None:
+    own = cluster._link.connection().id
+    fragile.freeze(0)
+    spent, listed = timed(cluster)
+    assert spent < DEADLINE + 1
+    assert ids(listed) == of(crowd[1], crowd[2])
+    assert listed.missing == (fragile.status_address(0),)
+    assert f"Our statement on connection {own} may still run on root@127.0.0.1:{fragile.port(0)}." in repr(listed)
+    spent, listed = timed(cluster)
+    assert spent < 0.5
+    fragile.resume(0)
+    assert ids(once_complete(cluster)) == of(*crowd)
+
+
+def test_frozen_pd_is_said_and_every_instance_known_before_is_read(
+    fragile: Playground, cluster: Cluster, crowd: list[Client]
+) -> None:
+    own = cluster._link.connection().id
+    fragile.freeze("pd")
+    spent, listed = timed(cluster)
+    assert spent < DEADLINE + 1
+    assert ids(listed) == of(*crowd)
+    assert not listed.complete
+    assert listed.missing == ()
+    assert "PD does not answer, so who is registered now is not known" in repr(listed)
+    assert f"Our statement on connection {own} may still run" in repr(listed)
+    spent, listed = timed(cluster)
+    assert spent < 0.5
+    with tidb_magic.connect(fragile.url(2)) as late:
+        spent, listed = timed(late)
+        assert spent < 0.5
+        assert ids(listed) == of(crowd[2])  # the local instance
+        assert not listed.complete
+        assert "PD does not answer" in repr(listed)
+        fragile.resume("pd")
+        for one in (late, cluster):
+            again = once_complete(one)
+            assert ids(again) == of(*crowd)
+
+
+def test_an_instance_restarted_within_a_minute_shows_no_session_twice(
+    fragile: Playground, cluster: Cluster, crowd: list[Client]
+) -> None:
+    silent = fragile.status_address(1)
+    fragile.crash(1)
+    spent, listed = timed(cluster)
+    assert spent < DEADLINE + 1
+    assert (ids(listed), listed.missing) == (of(crowd[0], crowd[2]), (silent,))
+    fragile.restart(1)
+    with Client(fragile, 1, "crowd") as new:
+        eventually(lambda: cluster.processlist(user="crowd", idle=True).complete)
+        listed = cluster.processlist(user="crowd", idle=True)
+        assert ids(listed) == of(crowd[0], crowd[2], new)
+        eventually(lambda: not cluster._link.trouble)
+        assert ids(cluster.processlist(user="crowd", idle=True)) == of(crowd[0], crowd[2], new)
+        assert cluster.processlist(user="crowd", idle=True).matched >= 3
+        instances = cluster.instances()
+        twice = instances[instances["INSTANCE"] == silent]
+        if len(twice) == 2:  # the old one is registered until about a minute after the crash
+            assert sorted(twice["ANSWERING"]) == [False, True]
+            assert twice["SERVER_ID"].nunique() == 2
+        assert set(instances["ANSWERING"][instances["INSTANCE"] != silent]) == {True}
+
+
+@pytest.mark.timeout(240)
+def test_an_instance_whose_registration_ended_is_no_missing_one(
+    fragile: Playground, cluster: Cluster, crowd: list[Client]
+) -> None:
+    silent = fragile.status_address(2)
+    fragile.crash(2)
+    _, listed = timed(cluster)
+    assert listed.missing == (silent,)
+    again = once_complete(cluster, within=150)
+    assert ids(again) == of(crowd[0], crowd[1])
+    assert again.missing == ()
+    assert silent not in set(cluster.instances()["INSTANCE"])
+    fragile.restart(2)
+    eventually(lambda: silent in set(cluster.instances()["INSTANCE"]))
+    assert cluster.processlist().complete
+
+
+def test_an_instance_without_sessions_is_not_a_missing_one(fragile: Playground, cluster: Cluster) -> None:
+    listed = cluster.processlist(user="crowd", idle=True)
+    assert (len(listed), listed.complete, listed.missing) == (0, True, ())
+    cluster._link.trouble = True  # nobody watches: each instance is read by itself
+    listed = cluster.processlist(user="crowd", idle=True)
+    assert (len(listed), listed.complete, listed.missing) == (0, True, ())
+    assert len(re.findall(r"127\.0\.0\.1:\d+", listed.remarks[-1])) == 3
+    cluster._link.trouble = False
+
+
+@pytest.mark.parametrize("frozen", [1, 2])
+def test_with_only_a_balancer_to_reach_the_others_are_read_through_it(
+    fragile: Playground, crowd: list[Client], frozen: int
+) -> None:
+    with (
+        Balancer([fragile.port(instance) for instance in range(3)]) as balancer,
+        tidb_magic.connect(balancer.url(), direct="never") as cluster,
+    ):
+        fragile.freeze(frozen)
+        try:
+            spent, listed = timed(cluster)
+            assert spent < DEADLINE + 1
+            assert listed.missing == (fragile.status_address(frozen),)
+            assert ids(listed) == of(*(client for at, client in enumerate(crowd) if at != frozen))
+            spent, listed = timed(cluster)
+            assert spent < 0.5
+        finally:
+            fragile.resume(frozen)
+        again = once_complete(cluster)
+        assert ids(again) == of(*crowd)
+
+
+def test_a_statement_that_the_instances_do_not_accept_is_no_silence(
+    fragile: Playground, cluster: Cluster, crowd: list[Client]
+) -> None:
+    cluster._link.trouble = True
+    with pytest.raises(TidbMagicError, match="where: TiDB does not accept the condition 'nosuch = 1'"):
+        cluster.processlist(where="nosuch = 1")
+    with pytest.raises(TidbMagicError, match="match: TiDB does not accept the pattern"):
+        cluster.processlist(match="(")
+    assert cluster._link.silent == {}
+    cluster._link.trouble = False
+
+
+def test_filters_sorting_limit_and_counts_are_the_same_read_by_each_instance(
+    fragile: Playground, cluster: Cluster, crowd: list[Client]
+) -> None:
+    asked: tuple[dict[str, Any], ...] = (
+        {"user": "crowd"},
+        {"user": "crowd", "limit": 2},
+        {"user": "crowd", "sort": "ID"},
+        {"user": "crowd", "sort": "instance", "limit": 2},
+        {"where": "INSTANCE <> 'x' AND USER = 'crowd'", "idle": True},
+        {"instance": fragile.status_address(1), "user": "crowd"},
+    )
+    for options in asked:
+        cluster._link.trouble = False
+        whole = cluster.processlist(**options)
+        cluster._link.trouble = True
+        apart = cluster.processlist(**options)
+        same = ["INSTANCE", "ID", "USER", "INFO", "TXN_ID"]
+        if "limit" not in options:
+            assert sorted(map(str, whole[same].to_numpy())) == sorted(map(str, apart[same].to_numpy()))
+        if "sort" in options:
+            assert list(whole["ID"]) == list(apart["ID"])
+        assert (whole.matched, whole.hidden, len(whole)) == (apart.matched, apart.hidden, len(apart))
+        assert whole.dtypes.to_dict() == apart.dtypes.to_dict()
+    apart_counts = cluster.count_by("INSTANCE", user="crowd")
+    cluster._link.trouble = False
+    whole_counts = cluster.count_by("INSTANCE", user="crowd")
+    same = ["INSTANCE", "SESSIONS", "ACTIVE"]
+    assert list(map(str, whole_counts[same].to_numpy())) == list(map(str, apart_counts[same].to_numpy()))
+
+
+def test_ctrl_c_ends_the_reading_of_single_instances(
+    fragile: Playground, cluster: Cluster, crowd: list[Client]
+) -> None:
+    assert cluster.processlist().complete
+    cluster._link.trouble = True
+    assert cluster.processlist().complete  # there is a connection to each
+    fragile.freeze(1)
+    signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    with pytest.raises(Interrupted, match="Nothing was returned"):
+        cluster.processlist()
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    fragile.resume(1)
+    cluster._link.silent.clear()
+    eventually(lambda: cluster.processlist(user="crowd").complete)
+    cluster._link.trouble = False
+
+
+def test_nobody_answering_is_an_error_by_the_deadline(fragile: Playground, cluster: Cluster) -> None:
+    for instance in range(3):
+        fragile.freeze(instance)
+    began = time.monotonic()
+    with pytest.raises(DeadlineError):
+        cluster.processlist(deadline=1)
+    assert time.monotonic() - began < 2
+    began = time.monotonic()
+    with pytest.raises(DeadlineError, match="No instance answered"):
+        cluster.processlist(deadline=1)
+    assert time.monotonic() - began < 0.5
+    for instance in range(3):
+        fragile.resume(instance)
+    eventually(lambda: not cluster._link.trouble)
+    assert cluster.processlist().complete
+
+
+def test_closing_in_trouble_leaves_no_thread_and_no_connection(fragile: Playground) -> None:
+    cluster = tidb_magic.connect(fragile.url(0))
+    fragile.freeze("pd")
+    try:
+        cluster.processlist(deadline=0.5)
+        eventually(lambda: cluster._link._probe)  # it asks PD, which takes TiDB 6 s
+        began = time.monotonic()
+        cluster.close()
+        assert time.monotonic() - began < 3
+    finally:
+        fragile.resume("pd")
+    eventually(lambda: not [one.name for one in threading.enumerate() if one.name.startswith("tidb_magic")])
+    assert all(not one.open for one in [cluster._link._main, *cluster._link._owners.values()])
+
+
+def test_where_no_table_names_the_instances_the_seen_ones_are_listed(
+    fragile: Playground, cluster: Cluster, crowd: list[Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on TiDB Cloud Starter, where CLUSTER_INFO and TIDB_SERVERS_INFO do not exist."""
+
+    def absent(*_: object) -> Any:
+        raise ServerError("Table 'INFORMATION_SCHEMA.CLUSTER_INFO' doesn't exist (error 1146)", 1146)
+
+    monkeypatch.setattr(routing, "_cluster_info", absent)
+    monkeypatch.setattr(routing, "_servers", absent)
+    with tidb_magic.connect(fragile.url(0)) as cloud:
+        asked = statements(cloud)
+        listed = cloud.processlist(user="crowd")
+        assert len(asked) == 1
+        assert (ids(listed), listed.complete, listed.remarks) == (of(*crowd), True, ())
+        instances = cloud.instances()
+        assert set(instances["INSTANCE"]) == {fragile.status_address(at) for at in range(3)}
+        assert instances["ADDRESS"].isna().all()
+        assert instances["ANSWERING"].all()
+        cloud._link.trouble = True
+        alone = cloud.processlist(user="crowd")
+        assert not alone.complete
+        assert "Which instances are registered is not visible here." in repr(alone)
+        cloud._link.trouble = False
+
+
+def test_an_instance_that_advertises_loopback_is_not_looked_for_on_this_machine(fragile: Playground) -> None:
+    there = routing.Instance("a", "127.0.0.1", 4000)
+    far = tidb_magic.api.Settings("db.example.com")  # type: ignore[attr-defined]
+    near = tidb_magic.api.Settings("127.0.0.1", 4001)  # type: ignore[attr-defined]
+    auto, always, never = routing.Direct.AUTO, routing.Direct.ALWAYS, routing.Direct.NEVER
+    assert routing.direct_settings(there, far, auto) == "it advertises 127.0.0.1, which is this machine"
+    assert routing.direct_settings(there, near, never) == "direct connections are switched off"
+    assert routing.direct_settings(routing.Instance("a"), near, always) == "its address is not known"
+    for settings, direct in ((far, always), (near, auto)):
+        way = routing.direct_settings(there, settings, direct)
+        assert isinstance(way, type(far))
+        assert (way.host, way.port, way.trusted) == ("127.0.0.1", 4000, False)

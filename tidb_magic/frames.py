@@ -1,0 +1,81 @@
+"""DataFrames that show themselves with a footer, and say how they were read."""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from types import MappingProxyType
+from typing import ClassVar
+
+import pandas as pd
+
+from tidb_magic.render import html_table, text_table
+
+HOW_IT_WAS_READ = ["taken_at", "complete", "missing", "remarks", "see_others"]
+Table = tuple[Sequence[str], Sequence[Sequence[object]], Sequence[str]]  # header, rows, footer
+
+
+class ShownFrame(pd.DataFrame):
+    """A DataFrame that shows itself as `_table` says; what is cut out of it is a plain one."""
+
+    _widths: ClassVar[Mapping[str, int]] = MappingProxyType({})  # of columns in text
+    _bars: ClassVar[tuple[str, ...]] = ()  # columns that are drawn as bars in HTML
+
+    @property
+    def _constructor(self) -> Callable[..., pd.DataFrame]:
+        return pd.DataFrame
+
+    def _table(self) -> Table:
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        """Return an aligned table with its footer."""
+        return text_table(*self._table(), widths=self._widths)
+
+    def _repr_html_(self) -> str | None:
+        return html_table(*self._table(), bars={name: self[name].fillna(0).tolist() for name in self._bars})
+
+
+class ReadFrame(ShownFrame):
+    """A frame that was read from the cluster.
+
+    Attributes
+    ----------
+    taken_at : datetime
+        When it was read, in this machine's time zone.
+    complete : bool
+        Whether every registered instance answered.
+    missing : tuple of str
+        The instances that did not.
+    remarks : tuple of str
+        Sentences on how it was read, if not in the usual way.
+    see_others : bool
+        Whether other users' sessions were visible, which needs PROCESS.
+    """
+
+    taken_at: datetime | None = None
+    complete: bool = False
+    missing: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+    see_others: bool = True
+
+    _metadata: ClassVar[list[str]] = HOW_IT_WAS_READ
+
+    def _taken(self, counted: str) -> str:
+        return f"{counted}." if self.taken_at is None else f"{counted}, taken {self.taken_at:%Y-%m-%d %H:%M:%S %Z}."
+
+    def _how_it_was_read(self) -> list[str]:
+        if self.taken_at is None:
+            return []
+        lines = [] if self.see_others else ["Only your own sessions are visible: PROCESS is needed to see the others'."]
+        if self.complete:
+            return [*lines, *self.remarks, "Complete: every registered instance answered."]
+        no_answer = f": no answer from {', '.join(self.missing)}" if self.missing else ""
+        return [*lines, f"NOT COMPLETE{no_answer}.", *self.remarks]
+
+
+def counted(number: int, what: str) -> str:
+    """Return a number with its noun.
+
+    >>> counted(1, "session"), counted(2_000, "session")
+    ('1 session', '2,000 sessions')
+    """
+    return f"{number:,} {what}{'' if number == 1 else 's'}"

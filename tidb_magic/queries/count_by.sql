@@ -1,0 +1,11 @@
+-- Sessions counted by one column or several; ACTIVE ones run something or hold a transaction. LONGEST is in seconds and
+-- of active ones only: TIME of the others is how long they have been idle. MEM is a counter that can fall below zero.
+SELECT /*+ MAX_EXECUTION_TIME(%(milliseconds)s) */ {columns},
+       COUNT(*) AS SESSIONS,
+       CAST(SUM(COMMAND <> 'Sleep' OR TxnStart <> '') AS SIGNED) AS ACTIVE,
+       MAX(IF(COMMAND <> 'Sleep' OR TxnStart <> '', TIME, NULL)) AS LONGEST,
+       CAST(SUM(IF(MEM < 1 << 62, MEM, 0)) AS SIGNED) AS MEMORY
+FROM {sessions}
+WHERE {condition}
+GROUP BY {groups}
+ORDER BY SESSIONS DESC, {groups}

@@ -1,0 +1,6 @@
+-- All sessions, idle ones included. As processlist.sql otherwise.
+SELECT /*+ MAX_EXECUTION_TIME(%(milliseconds)s) */ {columns}, COUNT(*) OVER () AS tidb_magic_matched
+FROM {sessions}
+WHERE {condition}
+ORDER BY {order}, INSTANCE, ID
+LIMIT %(limit)s

@@ -1,0 +1,281 @@
+"""Reading the cluster: its sessions, how many there are by any column, and its instances."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
+from difflib import get_close_matches
+from time import monotonic
+from typing import TypeVar
+
+import pandas as pd
+
+from tidb_magic import routing
+from tidb_magic.connection import Connection, Result, decoded, is_own, own_ids
+from tidb_magic.errors import OptionError, ServerError, TidbMagicError
+from tidb_magic.filters import Filters
+from tidb_magic.frames import ReadFrame
+from tidb_magic.gathering import Ask, Gathered, gather
+from tidb_magic.link import Link
+from tidb_magic.processlist import INFO_CUT, LENGTH, ProcessList, to_columns, to_frame
+from tidb_magic.queries import query
+from tidb_magic.routing import Instance
+from tidb_magic.sessions import DEADLINE, GRACE, find_itself, milliseconds
+from tidb_magic.settings import host_port
+from tidb_magic.views import InstanceList, SessionCounts
+
+LIMIT = 200  # rows
+_CLUSTER = "INFORMATION_SCHEMA.CLUSTER_PROCESSLIST"
+_NUMBERS = {"bigint", "int", "double"}
+Frame = TypeVar("Frame", bound=ReadFrame)
+_RIGHTS_AGE = 30.0  # seconds after which a list that shows one user only makes us ask again whether it may show others
+
+
+def read(  # noqa: PLR0913 (what is asked for, and how)
+    link: Link,
+    filters: Filters | None = None,
+    *,
+    sort: str | None = None,
+    limit: int = LIMIT,
+    full: bool = False,
+    deadline: float = DEADLINE,
+) -> ProcessList:
+    """Read the sessions of the whole cluster in one statement; in two if none is listed, to count the idle ones.
+
+    Parameters
+    ----------
+    link
+        The cluster.
+    filters
+        Which sessions; by default those that run something or hold a transaction.
+    sort
+        The column to sort by: numbers from the largest, text from A. TIME by default.
+    limit
+        How many to list at most; all are counted.
+    full
+        Whether statements longer than 16 KiB are read whole.
+    deadline
+        Seconds for the statement; what is known is there 1 s later at most.
+
+    Raises
+    ------
+    OptionError
+        There is no such column, TiDB does not accept the pattern or the condition, or `limit` is no number.
+    DeadlineError, ConnectError
+        No instance answered.
+    ServerError, Interrupted
+    """
+    filters = filters or Filters()
+    _check(limit)
+    by = "TIME" if sort is None else _column(link, sort, "sort")
+    order = f"{_quoted(by)} {'DESC' if link.columns[by] in _NUMBERS else 'ASC'}"
+    statement = "processlist_idle" if filters.everything else "processlist"
+
+    def ask(connection: Connection, instance: str | None, within: float) -> list[Result]:
+        columns = ", ".join(_selected(name, full=full) for name in connection.columns)
+        parts = {"columns": columns, "order": order}
+        results = [_run(connection, statement, filters, instance, within, limit=limit, parts=parts)]
+        if not results[0].rows and not filters.everything:
+            results.append(_run(connection, "count", filters, instance, within))
+        if instance is None and connection.instance is None:
+            find_itself(connection, results[0])
+        return results
+
+    gathered = _gather(link, ask, filters, deadline)
+    listed = _joined([to_frame(results[0]) for results in gathered.parts], by, link.columns[by], limit)
+    listed.limit = limit
+    listed.matched = sum(_first(results[0], "tidb_magic_matched") for results in gathered.parts)
+    if not filters.everything:
+        matching = sum(_first(results[-1], "tidb_magic_sessions") for results in gathered.parts)
+        listed.hidden = matching - listed.matched
+    _note(link, listed, gathered)
+    if len({user for results in gathered.parts for user in set(results[0].by_column["USER"])} - {b""}) < 2:
+        _check_rights(link)
+    return _described(listed, link, gathered)
+
+
+def count_by(
+    link: Link,
+    columns: Sequence[str],
+    filters: Filters | None = None,
+    *,
+    limit: int = LIMIT,
+    deadline: float = DEADLINE,
+) -> SessionCounts:
+    """Count the sessions of the whole cluster by these columns, idle ones included. As `read` for the rest."""
+    filters = filters or Filters()
+    _check(limit)
+    names = list(dict.fromkeys(_column(link, name, "by") for name in columns))
+    if not names:
+        raise OptionError("by names no column.")
+    groups = {name: _grouped(name) for name in names}
+    parts = {
+        "columns": ", ".join(f"{text} AS {_quoted(name)}" for name, text in groups.items()),
+        "groups": ", ".join(groups.values()),
+    }
+
+    def ask(connection: Connection, instance: str | None, within: float) -> list[Result]:
+        return [_run(connection, "count_by", filters, instance, within, parts=parts)]
+
+    gathered = _gather(link, ask, filters, deadline)
+    frame = pd.concat([_frame(results[0]) for results in gathered.parts], ignore_index=True)
+    if len(gathered.parts) > 1:
+        how = {"SESSIONS": "sum", "ACTIVE": "sum", "LONGEST": "max", "MEMORY": "sum"}
+        frame = frame.groupby(names, dropna=False, as_index=False).agg(how)
+        frame = frame.sort_values(["SESSIONS", *names], ascending=[False, *[True] * len(names)], ignore_index=True)
+    counts = SessionCounts(frame.head(limit))
+    counts.groups = len(frame)
+    return _described(counts, link, gathered)
+
+
+def list_instances(link: Link, *, deadline: float = DEADLINE) -> InstanceList:
+    """List the registered instances, with the sessions of each. As `read` for the rest."""
+    parts = {"columns": "INSTANCE", "groups": "INSTANCE"}
+
+    def ask(connection: Connection, instance: str | None, within: float) -> list[Result]:
+        if instance is None:
+            with suppress(ServerError):
+                link.call(routing.instances(connection, deadline=within))
+        return [_run(connection, "count_by", Filters(), instance, within, parts=parts)]
+
+    gathered = _gather(link, ask, Filters(), deadline)
+    counts = pd.concat([_frame(results[0]) for results in gathered.parts]).set_index("INSTANCE")
+    link.learn(dict.fromkeys(counts.index, 0))
+    taken_at = datetime.now().astimezone()
+    by_age = sorted(link.roll, key=_uptime, reverse=True)
+    latest = {link.name(one): one for one in by_age}  # a restart leaves two with one name
+    rows = [
+        {
+            "INSTANCE": (name := link.name(one)),
+            "ADDRESS": None if one.host is None or one.port is None else host_port(one.host, one.port),
+            "STATUS_ADDRESS": one.status_address,
+            "VERSION": one.version,
+            "SERVER_ID": one.server_id,
+            "UP_SINCE": None if one.uptime is None else taken_at - _uptime(one),
+            "SESSIONS": counts["SESSIONS"].get(name, 0) if latest[name] is one else 0,
+            "MEMORY": counts["MEMORY"].get(name, 0) if latest[name] is one else 0,
+            "ANSWERING": name not in gathered.missing and latest[name] is one,
+            "GLOBAL_KILL": link.capabilities.global_kill if one.server_id is None else one.server_id != 0,
+        }
+        for one in sorted(by_age, key=link.name)
+    ]
+    frame = pd.DataFrame({name: [row[name] for row in rows] for name in InstanceList.COLUMNS})
+    frame["UP_SINCE"] = pd.to_datetime(frame["UP_SINCE"], utc=True).dt.tz_convert(taken_at.tzinfo).dt.as_unit("s")
+    return _described(InstanceList(frame.astype(InstanceList.DTYPES)), link, gathered)
+
+
+def _frame(result: Result) -> pd.DataFrame:
+    return pd.DataFrame(to_columns(result, result.columns))
+
+
+def _check(limit: int) -> None:
+    if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
+        raise OptionError(f"limit is a whole number of rows from 1 on, not {limit!r}.")
+
+
+def _column(link: Link, name: str, option: str) -> str:
+    """Return a column's name as the server writes it: what a person typed never becomes SQL."""
+    known = {column.upper(): column for column in link.columns}
+    if column := known.get(name.strip().upper()):
+        return column
+    near = get_close_matches(name.upper(), known, n=1)
+    hint = f"Did you mean {known[near[0]]}?" if near else f"There are: {', '.join(link.columns)}."
+    raise OptionError(f"{option}: the process list has no column {name!r}. {hint}")
+
+
+def _quoted(name: str) -> str:
+    return f"`{name.replace('`', '``').replace('%', '%%')}`"
+
+
+def _selected(name: str, *, full: bool) -> str:
+    if name == "INFO" and not full:
+        # As bytes: LEFT of text would replace what is no UTF-8.
+        cut = f"LEFT(CAST(INFO AS BINARY), {INFO_CUT}) AS INFO"
+        return f"{cut}, IF(LENGTH(INFO) > {INFO_CUT}, LENGTH(INFO), NULL) AS {LENGTH}"
+    return _quoted(name)
+
+
+def _grouped(name: str) -> str:
+    if name == "HOST":  # clients differ in their ports
+        port = "LENGTH(SUBSTRING_INDEX(HOST, ':', -1)) + 1"
+        return f"IF(HOST RLIKE ':[0-9]+$', LEFT(HOST, LENGTH(HOST) - ({port})), HOST)"
+    return f"LEFT(CAST(INFO AS BINARY), {INFO_CUT})" if name == "INFO" else _quoted(name)
+
+
+def _run(  # noqa: PLR0913 (a statement and where it runs)
+    connection: Connection,
+    statement: str,
+    filters: Filters,
+    instance: str | None,
+    within: float,
+    *,
+    limit: int = LIMIT,
+    parts: Mapping[str, str] | None = None,
+) -> Result:
+    """Run a statement on the whole cluster's sessions, or on those of the one instance that the connection is on."""
+    args = {**filters.parameters, "limit": limit, "milliseconds": milliseconds(within), "instance_name": instance}
+    sessions = _CLUSTER if instance is None else f"(\n{query('here')}\n) AS here"
+    sql = query(statement, sessions=sessions, condition=filters.condition, **(parts or {}))
+    # The server is asked to end it by itself; the deadline on our side is for when it cannot.
+    return connection.query(sql, args, deadline=within + GRACE if instance is None else within, leave=True)
+
+
+def _gather(link: Link, ask: Ask, filters: Filters, deadline: float) -> Gathered:
+    """Ask, and name the filter that the server stumbles over."""
+    try:
+        return gather(link, ask, deadline)
+    except ServerError as error:
+        if filters.match is not None and "regexp" in str(error):
+            raise OptionError(f"match: TiDB does not accept the pattern {filters.match!r}. {error}") from error
+        if filters.where is not None:
+            raise OptionError(f"where: TiDB does not accept the condition {filters.where!r}. {error}") from error
+        raise
+
+
+def _joined(frames: Sequence[ProcessList], by: str, kind: str, limit: int) -> ProcessList:
+    """Return the lists of several instances as one."""
+    joined = frames[0]
+    if len(frames) > 1:
+        order = [by, *(name for name in ("INSTANCE", "ID") if name != by)]
+        first_up = [kind not in _NUMBERS, *[True] * (len(order) - 1)]
+        joined = ProcessList(pd.concat(frames, ignore_index=True))
+        joined = ProcessList(joined.sort_values(order, ascending=first_up, ignore_index=True).head(limit))
+        joined.cut = {session: length for frame in frames for session, length in frame.cut.items()}
+    return joined
+
+
+def _first(result: Result, name: str) -> int:
+    """Return a count that stands in every row; the count of no listed row is 0, or the only value there is."""
+    if name in result.columns:
+        return int(result.rows[0][result.columns.index(name)]) if result.rows else 0
+    ((value,),) = result.rows
+    return int(value)
+
+
+def _note(link: Link, listed: ProcessList, gathered: Gathered) -> None:
+    """Note which instances were seen, and which sessions are our own."""
+    ours, own = own_ids(), set()
+    for columns in (results[0].by_column for results in gathered.parts):
+        instances, ids = columns["INSTANCE"], columns["ID"]
+        link.learn({decoded(name): number for name, number in dict(zip(instances, ids, strict=True)).items()})
+        own |= {(decoded(name), number) for name, number in zip(instances, ids, strict=True) if number in ours}
+    listed.own = frozenset(session for session in own if is_own(*session))
+
+
+def _check_rights(link: Link) -> None:
+    """Find out whether a list of one user's sessions is so for want of a privilege that was taken away since."""
+    if link.open and not link.trouble and monotonic() - link.refreshed > _RIGHTS_AGE:
+        with suppress(TidbMagicError):
+            link.refresh()
+
+
+def _described(frame: Frame, link: Link, gathered: Gathered) -> Frame:
+    frame.taken_at = datetime.now().astimezone()
+    frame.complete = gathered.complete
+    frame.missing = gathered.missing
+    frame.remarks = gathered.remarks
+    frame.see_others = link.capabilities.see_others
+    return frame
+
+
+def _uptime(instance: Instance) -> pd.Timedelta:
+    return pd.Timedelta(instance.uptime or 0)

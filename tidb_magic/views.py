@@ -1,0 +1,83 @@
+"""SessionCounts and InstanceList: the cluster at a glance, as DataFrames that show themselves."""
+
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+import pandas as pd
+from humanize import naturalsize
+
+from tidb_magic.frames import HOW_IT_WAS_READ, ReadFrame, Table, counted
+
+
+class SessionCounts(ReadFrame):
+    """How many sessions there are, by one column or several, most first.
+
+    The columns that were asked for, then SESSIONS ``Int64``, idle ones included; ACTIVE ``Int64``, those that run
+    something or hold a transaction; LONGEST ``Int64``, the largest TIME of these in seconds, missing where there is
+    none; MEMORY ``Int64``, bytes that their statements use (MEM). `groups` is how many there are without the limit,
+    `taken_at`, `complete`, `missing`, `remarks`, `see_others` are as in ProcessList.
+    """
+
+    groups: int = 0
+
+    _metadata: ClassVar[list[str]] = [*HOW_IT_WAS_READ, "groups"]
+    _bars: ClassVar[tuple[str, ...]] = ("SESSIONS", "ACTIVE", "LONGEST", "MEMORY")
+
+    def _table(self) -> Table:
+        header = list(self.columns)
+        lines = [self._taken(f"{counted(int(self['SESSIONS'].sum()), 'session')} in {counted(len(self), 'group')}")]
+        if self.groups > len(self):
+            lines.append(
+                f"{len(self):,} of {counted(self.groups, 'group')} were listed: --limit {self.groups} for all."
+            )
+        return header, _rows(self, header), [*lines, *self._how_it_was_read()]
+
+
+class InstanceList(ReadFrame):
+    """The instances that are registered with PD, one row each.
+
+    INSTANCE as the process list has it; ADDRESS where SQL clients connect; STATUS_ADDRESS; VERSION; SERVER_ID
+    ``Int64``, which the ids of its sessions hold; UP_SINCE ``datetime64[s]`` in this machine's time zone; SESSIONS
+    and MEMORY ``Int64``, as in SessionCounts; ANSWERING, whether it was heard; GLOBAL_KILL, whether that is on there.
+    What cannot be seen is missing: SERVER_ID, UP_SINCE and GLOBAL_KILL need PROCESS, and security-enhanced mode hides
+    the addresses. For about a minute after a restart an instance has two rows; the older one does not answer.
+    """
+
+    COLUMNS = (
+        "INSTANCE",
+        "ADDRESS",
+        "STATUS_ADDRESS",
+        "VERSION",
+        "SERVER_ID",
+        "UP_SINCE",
+        "SESSIONS",
+        "MEMORY",
+        "ANSWERING",
+        "GLOBAL_KILL",
+    )
+    DTYPES: ClassVar[dict[str, str]] = {
+        "SERVER_ID": "Int64",
+        "SESSIONS": "Int64",
+        "MEMORY": "Int64",
+        "ANSWERING": "bool",
+        "GLOBAL_KILL": "boolean",
+    }
+
+    def _table(self) -> Table:
+        header = list(self.columns)
+        rows = _rows(self, header)
+        return header, rows, [self._taken(counted(len(self), "instance")), *self._how_it_was_read()]
+
+
+_UNITS: dict[str, Callable[[int], str]] = {
+    "MEMORY": lambda size: naturalsize(size, binary=True),
+    "LONGEST": lambda seconds: f"{seconds:,} s",
+}
+
+
+def _rows(frame: pd.DataFrame, header: Sequence[str]) -> list[list[object]]:
+    columns = []
+    for name in header:
+        show = _UNITS.get(name, lambda value: value)
+        columns.append(["" if pd.isna(value) else show(value) for value in frame[name]])
+    return [list(row) for row in zip(*columns, strict=True)]
