@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.testing.globalipapp import start_ipython
 
 import tidb_magic
 from tests.clients import ROWS, Client, eventually
@@ -102,3 +104,24 @@ def running(playground: Playground) -> Any:
         return client
 
     return wait
+
+
+@pytest.fixture(scope="session")
+def session_shell() -> InteractiveShell:
+    started = start_ipython()
+    assert isinstance(started, InteractiveShell)
+    return started
+
+
+@pytest.fixture
+def shell(session_shell: InteractiveShell) -> Iterator[InteractiveShell]:
+    session_shell.run_line_magic("load_ext", "tidb_magic")
+    yield session_shell
+    session_shell.run_line_magic("unload_ext", "tidb_magic")
+    session_shell.reset()
+
+
+@pytest.fixture
+def connected(shell: InteractiveShell, playground: Playground) -> InteractiveShell:
+    shell.run_line_magic("tidb_connect", playground.url(0))
+    return shell

@@ -2,12 +2,10 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import pytest
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
-from IPython.testing.globalipapp import start_ipython
 
 from tests.clients import LONG_SELECT, Client
 from tidb_magic import Cluster, KillReport, ProcessList
@@ -15,27 +13,6 @@ from tidb_magic.errors import NotConnectedError, SettingsError
 from tidb_magic.playground import Playground
 
 MAGICS = ("tidb_connect", "tidb_ps", "tidb_kill")
-
-
-@pytest.fixture(scope="session")
-def session_shell() -> InteractiveShell:
-    started = start_ipython()
-    assert isinstance(started, InteractiveShell)
-    return started
-
-
-@pytest.fixture
-def shell(session_shell: InteractiveShell) -> Iterator[InteractiveShell]:
-    session_shell.run_line_magic("load_ext", "tidb_magic")
-    yield session_shell
-    session_shell.run_line_magic("unload_ext", "tidb_magic")
-    session_shell.reset()
-
-
-@pytest.fixture
-def connected(shell: InteractiveShell, playground: Playground) -> InteractiveShell:
-    shell.run_line_magic("tidb_connect", playground.url(0))
-    return shell
 
 
 def test_loading_imports_nothing_heavy() -> None:

@@ -1,5 +1,6 @@
 """The list of the whole cluster."""
 
+import copy
 import pickle
 import re
 from typing import Any
@@ -16,7 +17,7 @@ from tidb_magic.processlist import to_frame
 from tidb_magic.sessions import sessions, silent
 
 LIST = "select * from information_schema.cluster_processlist"
-LONGLONG, LONG = 8, 3
+LONGLONG, LONG, DOUBLE, VARCHAR = 8, 3, 5, 253
 
 
 def answer(recorded: dict[str, Any]) -> Result:
@@ -102,6 +103,32 @@ def test_hostile_sql_is_shown_and_not_interpreted(playground: Playground, cluste
             assert "\u202e" not in shown
 
 
+def newest(recorded: Any) -> dict[str, Any]:
+    """Return the recording of 8.5.6 with the three columns that TiDB's master branch has between MEM and DISK."""
+    recording = recorded("8.5.6", LIST)
+    at = recording["columns"].index("DISK")
+    more = {"MEM_ARBITRATION": DOUBLE, "MEM_WAIT_ARBITRATE_START": VARCHAR, "MEM_WAIT_ARBITRATE_BYTES": LONGLONG}
+    values: list[list[Any]] = [[0.5, "", 0], [None, None, None]]
+    return {
+        "columns": [*recording["columns"][:at], *more, *recording["columns"][at:]],
+        "mysql_types": [*recording["mysql_types"][:at], *more.values(), *recording["mysql_types"][at:]],
+        "rows": [[*row[:at], *values[n % 2], *row[at:]] for n, row in enumerate(recording["rows"])],
+    }
+
+
+def test_the_21_columns_of_the_next_version_are_read_by_name(recorded: Any) -> None:
+    recording = newest(recorded)
+    listed = to_frame(answer(recording))
+    before = to_frame(answer(recorded("8.5.6", LIST)))
+    assert len(recording["columns"]) == 21
+    assert list(listed.columns) == [*recording["columns"], "TXN_ID", "TXN_START_TIME"]
+    for name in before.columns:
+        assert listed[name].equals(before[name]), name
+    assert listed["MEM_ARBITRATION"].iloc[0] == 0.5
+    assert str(listed["MEM_ARBITRATION"].dtype) == "Float64"
+    assert str(listed["MEM_WAIT_ARBITRATE_BYTES"].dtype) == "Int64"
+
+
 @pytest.mark.parametrize(("version", "columns"), [("6.5", 13), ("8.5.6", 18)])
 def test_columns_are_read_by_name_whatever_the_server_has(recorded: Any, version: str, columns: int) -> None:
     recording = recorded(version, LIST)
@@ -145,10 +172,30 @@ def test_a_counter_that_fell_below_zero_is_missing_and_the_row_stays(recorded: A
     assert len(listed) == len(rows)
 
 
+def test_columns_without_any_value_are_text_all_the_same(recorded: Any) -> None:
+    recording = recorded("8.5.6", LIST)
+    at = recording["columns"].index("INFO")
+    silent_rows = [[*row[:at], None, *row[at + 1 :]] for row in recording["rows"]]
+    listed = to_frame(answer(recording | {"rows": silent_rows}))
+    assert listed["INFO"].dtype == listed["USER"].dtype
+    assert not listed["INFO"].str.contains("x", na=False).any()
+
+
 @pytest.mark.parametrize(
     "take",
     [
         lambda f: f[f["TIME"] >= 0],
+        lambda f: f.query("TIME >= 0"),
+        lambda f: f.loc[f["ID"] > 0],
+        lambda f: f.head(1),
+        lambda f: f.drop_duplicates("ID"),
+        lambda f: pd.concat([f, f]),
+        lambda f: f.groupby("USER").get_group(f["USER"].iloc[0]),
+        lambda f: f.groupby("USER").head(1),
+        lambda f: f.set_index("ID", drop=False),
+        lambda f: f.merge(pd.DataFrame({"USER": f["USER"].unique()}), on="USER"),
+        lambda f: f.assign(note=1),
+        copy.deepcopy,
         lambda f: f.iloc[:2],
         lambda f: f.sort_values("TIME"),
         lambda f: f[["ID", "INSTANCE", "INFO"]],
@@ -176,6 +223,8 @@ def test_a_slice_stays_a_process_list(recorded: Any, take: Any) -> None:
         lambda f: f.T,
         lambda f: f.merge(f, on="ID"),
         lambda f: f.describe(),
+        lambda f: f.groupby("USER").size().reset_index(),
+        lambda f: f.groupby("USER")[["TIME"]].max(),
     ],
 )
 def test_what_holds_no_ids_is_a_plain_frame(recorded: Any, take: Any) -> None:
@@ -183,9 +232,10 @@ def test_what_holds_no_ids_is_a_plain_frame(recorded: Any, take: Any) -> None:
 
 
 def test_a_list_whose_ids_were_renamed_shows_itself_as_pandas_does(recorded: Any) -> None:
-    renamed = to_frame(answer(recorded("8.5.6", LIST))).rename(columns={"ID": "id"})
-    assert repr(renamed) == repr(pd.DataFrame(renamed))
-    assert "<table" in (renamed._repr_html_() or "")
+    listed = to_frame(answer(recorded("8.5.6", LIST)))
+    for changed in (listed.rename(columns={"ID": "id"}), listed.set_index("ID")):
+        assert repr(changed) == repr(pd.DataFrame(changed))
+        assert "<table" in (changed._repr_html_() or "")
 
 
 def test_two_ids_that_are_one_float_stay_apart_through_pandas() -> None:

@@ -27,9 +27,7 @@ class SessionCounts(ReadFrame):
         header = list(self.columns)
         lines = [self._taken(f"{counted(int(self['SESSIONS'].sum()), 'session')} in {counted(len(self), 'group')}")]
         if self.groups > len(self):
-            lines.append(
-                f"{len(self):,} of {counted(self.groups, 'group')} were listed: --limit {self.groups} for all."
-            )
+            lines.append(f"{len(self):,} of {counted(self.groups, 'group')} are listed: --limit {self.groups} for all.")
         return header, _rows(self, header), [*lines, *self._how_it_was_read()]
 
 
