@@ -34,29 +34,25 @@ def pair(playground: Playground) -> Iterator[tuple[Any, Any]]:
     ours.close()
 
 
-def answer(driver: Any, sql: str, args: object = None) -> Any:
-    with driver.cursor() as cursor:
-        cursor.execute(sql, args)
-        rows = cursor.fetchall()
-    return [tuple(v.decode() if isinstance(v, bytes) else v for v in row) for row in rows]
-
-
 @given(rows=st.lists(st.tuples(VALUES, VALUES, VALUES), min_size=1, max_size=4))
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_rows_are_what_pymysql_reads(pair: tuple[Any, Any], rows: list[tuple[object, ...]]) -> None:
     theirs, ours = pair
     sql = " UNION ALL ".join(["SELECT %s, %s, %s"] * len(rows))
     args = [value for row in rows for value in row]
-    assert sorted(map(repr, answer(ours, sql, args))) == sorted(map(repr, answer(theirs, sql, args)))
+    with theirs.cursor() as cursor:
+        cursor.execute(sql, args)
+        expected = cursor.fetchall()
+    assert sorted(map(repr, ours.ask(sql, args).rows)) == sorted(map(repr, expected))
 
 
 @pytest.mark.parametrize("length", [0, 250, 251, 65_535, 65_536, 2**24 - 6, 2**24 - 5, 2**24 - 4, 17_000_000])
 def test_a_text_of_any_length_arrives_whole(pair: tuple[Any, Any], length: int) -> None:
     """2^24 - 1 bytes is the largest packet: a longer row goes on in the next one."""
     _, ours = pair
-    ((text, after),) = answer(ours, f"SELECT REPEAT('x', {length}), 5")
+    ((text, after),) = ours.ask(f"SELECT REPEAT('x', {length}), 5").rows
     assert (len(text), set(text) <= {"x"}, after) == (length, True, 5)
-    assert answer(ours, "SELECT 1") == [(1,)]
+    assert ours.ask("SELECT 1").rows == ((1,),)
 
 
 def test_an_error_after_the_first_rows_is_an_error_and_the_connection_stays(playground: Playground) -> None:

@@ -89,7 +89,7 @@ def test_the_instances_filter_themselves_and_it_is_one_statement(cluster: Cluste
     plan = cluster._link.connection().query(
         f"EXPLAIN {asked[0] % {'user': repr('joe'), 'everything': 0, 'limit': 5, 'milliseconds': 1000}}", deadline=5
     )
-    pushed = [row for row in plan.rows if row[2] == b"cop[tidb]" and b"Selection" in row[0]]
+    pushed = [row for row in plan.rows if row[2] == "cop[tidb]" and "Selection" in row[0]]
     assert len(pushed) == 1
 
 

@@ -11,7 +11,7 @@ import pytest
 import tidb_magic
 from tests.clients import LONG_SELECT, Client, statements
 from tidb_magic import Cluster, ProcessList
-from tidb_magic.connection import Result
+from tidb_magic.driver import Result
 from tidb_magic.playground import Playground
 from tidb_magic.processlist import to_frame
 from tidb_magic.sessions import sessions, silent
@@ -24,8 +24,7 @@ def answer(recorded: dict[str, Any]) -> Result:
     """Return a recorded answer as the driver would give it."""
     types = dict(zip(recorded["columns"], recorded["mysql_types"], strict=True))
     integers = frozenset(name for name, code in types.items() if code in (LONGLONG, LONG))
-    rows = tuple(tuple(v.encode() if isinstance(v, str) else v for v in row) for row in recorded["rows"])
-    return Result(tuple(types), integers, rows, ())
+    return Result(tuple(types), integers, tuple(zip(*recorded["rows"], strict=True)))
 
 
 def test_it_lists_every_instance_with_exact_ids(playground: Playground, cluster: Cluster, running: Any) -> None:
@@ -242,7 +241,7 @@ def test_two_ids_that_are_one_float_stay_apart_through_pandas() -> None:
     ids = (5857102839209263511, 5857102839209263513)
     assert float(ids[0]) == float(ids[1])
     columns = ("INSTANCE", "ID", "INFO", "TxnStart")
-    listed = to_frame(Result(columns, frozenset({"ID"}), tuple((b"a:1", number, b"x", b"") for number in ids), ()))
+    listed = to_frame(Result(columns, frozenset({"ID"}), (["a:1"] * 2, ids, ["x"] * 2, [""] * 2)))
     other = pd.DataFrame({"ID": pd.array([ids[1]], dtype="Int64"), "note": ["this one"]})
     merged = listed.merge(other, on="ID", how="outer")
     grown = pd.concat([listed, pd.DataFrame({"INSTANCE": ["b:2"]})])

@@ -4,16 +4,14 @@ import secrets
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, NoReturn
+from typing import NoReturn
 from weakref import WeakSet
 
 import pymysql
 from pymysql.constants import CR, ER
 
 from tidb_magic.connection_id import ConnectionId
-from tidb_magic.driver import INTEGERS, Deadline, bare, force_close, open_driver, wake
+from tidb_magic.driver import Deadline, Driver, Result, bare, force_close, open_driver, wake
 from tidb_magic.errors import ConnectError, DeadlineError, Interrupted, NotTidbError, ServerError
 from tidb_magic.queries import query
 from tidb_magic.render import first_line
@@ -23,22 +21,6 @@ CONNECT_TIMEOUT = 10.0  # seconds
 _CLEANUP = 1.0  # seconds for each step of ending a statement that we do not wait for any more
 
 _PASSED_DEADLINE = (3024, ER.QUERY_INTERRUPTED)
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a statement answered: rows hold None, int in the columns named by `integers`, float, and bytes for text."""
-
-    columns: tuple[str, ...]
-    integers: frozenset[str]
-    rows: tuple[tuple[Any, ...], ...]
-    warnings: tuple[str, ...]
-
-    @cached_property
-    def by_column(self) -> Mapping[str, tuple[Any, ...]]:
-        """The same by columns."""
-        values = list(zip(*self.rows, strict=True)) or [()] * len(self.columns)
-        return dict(zip(self.columns, values, strict=True))
 
 
 class Connection:
@@ -75,7 +57,7 @@ class Connection:
             raise
         number, version = identity.rows[0]
         self.id = ConnectionId(number)
-        self.version = first_line(decoded(version).removeprefix("Release Version: "))
+        self.version = first_line(version.removeprefix("Release Version: "))
         _HELD.add(self)
 
     @property
@@ -126,17 +108,7 @@ class Connection:
     def _run(self, sql: str, args: Mapping[str, object] | None) -> Result:
         if not self._driver.open:
             raise pymysql.err.InterfaceError(0, "it is closed")
-        with self._driver.cursor() as cursor:
-            cursor.execute(sql, args)
-            described = cursor.description or ()
-            columns = tuple(column[0] for column in described)
-            integers = frozenset(column[0] for column in described if column[1] in INTEGERS)
-            rows = tuple(cursor.fetchall())
-            warnings: tuple[str, ...] = ()
-            if cursor.warning_count:
-                cursor.execute("SHOW WARNINGS")
-                warnings = tuple(decoded(message) for _, _, message in cursor.fetchall())
-        return Result(columns, integers, rows, warnings)
+        return self._driver.ask(sql, args)
 
     def _fail(self, error: pymysql.Error, limit: Deadline, *, leave: bool) -> NoReturn:
         code = error.args[0] if error.args and isinstance(error.args[0], int) else 0
@@ -161,12 +133,15 @@ class Connection:
             return "Nothing was running yet."
         return self.end_statement() or "Our statement was ended on the server."
 
-    def end_statement(self) -> str:
-        """End what this dropped connection left running; say what may still run, nothing if nothing does."""
+    def end_statement(self, *, forward: bool = True) -> str:
+        """End what this dropped connection left running; say what may still run, nothing if nothing does.
+
+        Without `forward` no KILL is sent to another instance: if that one is silent, the KILL waits for a minute.
+        """
         if self.id is None:
             return ""
         try:
-            return self._end_statement(self.id)
+            return self._end_statement(self.id, forward=forward)
         except (pymysql.Error, ConnectError, KeyboardInterrupt):  # a second Ctrl-C, too
             return self.may_still_run
 
@@ -175,23 +150,23 @@ class Connection:
         """What to say of a statement that was dropped and not ended."""
         return f"Our statement on connection {int(self.id or 0)} may still run on {self.settings.address}."
 
-    def _end_statement(self, number: ConnectionId) -> str:
+    def _end_statement(self, number: ConnectionId, *, forward: bool) -> str:
         driver = open_driver(self.settings, _CLEANUP)
         running = {"connection_id": int(number), "token": f"%{self.token}%"}
-        with driver, Deadline(driver, 2 * _CLEANUP), driver.cursor() as cursor:
-            cursor.execute("SELECT CONNECTION_ID()")
-            ((other,),) = cursor.fetchall()
-            cursor.execute(query("running"), running)
-            if not cursor.fetchall():
+        with driver, Deadline(driver, 2 * _CLEANUP):
+            ((other,),) = driver.ask("SELECT CONNECTION_ID()").rows
+            if not driver.ask(query("running"), running).rows:
                 # Not here: ended, or on another instance. Without global kill this id may be somebody else's there.
-                if not _global_kill(cursor):
+                if not _global_kill(driver):
                     return f"Our statement on connection {int(number)} may still run, if it was on another instance."
                 if ConnectionId(other).server_id == number.server_id:
                     return ""
-                cursor.execute(f"KILL TIDB CONNECTION {int(number)}")
+                if not forward:
+                    return self.may_still_run
+                driver.ask(f"KILL TIDB CONNECTION {int(number)}")
                 return f"Our statement on connection {int(number)} is on another instance: a KILL was sent there."
-            cursor.execute(f"KILL TIDB CONNECTION {int(number)}")
-            while cursor.execute(query("running"), running):
+            driver.ask(f"KILL TIDB CONNECTION {int(number)}")
+            while driver.ask(query("running"), running).rows:
                 time.sleep(0.02)
             return ""
 
@@ -212,16 +187,10 @@ def is_own(instance: str, number: int) -> bool:
     return any(one.open and one.id == number and one.instance in (None, instance) for one in list(_HELD))
 
 
-def _global_kill(cursor: Any) -> bool:
+def _global_kill(driver: Driver) -> bool:
     """Tell whether global kill is on for certain. An id does not say: with it off, ids are plain counters."""
     try:
-        cursor.execute(query("capabilities"))
-        ((global_kill, *_),) = cursor.fetchall()
-        return bool(global_kill == b"true")
+        ((global_kill, *_),) = driver.ask(query("capabilities")).rows
     except pymysql.MySQLError:
         return False
-
-
-def decoded(value: Any) -> Any:
-    r"""Return bytes as text, what is no UTF-8 as ``\xNN``; anything else as it is."""
-    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else value
+    return bool(global_kill == "true")

@@ -7,7 +7,8 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 from tidb_magic import routing
-from tidb_magic.connection import Connection, Result
+from tidb_magic.connection import Connection
+from tidb_magic.driver import Result
 from tidb_magic.errors import (
     AuthenticationError,
     ConnectError,
@@ -77,7 +78,7 @@ def gather(link: Link, ask: Ask, deadline: float) -> Gathered:
         raise
     except (DeadlineError, ConnectError) as error:
         link.troubled()
-        return _apart(link, ask, _APART, error, connection)
+        return _apart(link, ask, _APART, error, connection if isinstance(error, DeadlineError) else None)
     finally:
         prepare.cancel()
     warnings = [warning for result in results for warning in result.warnings]
@@ -91,7 +92,9 @@ def _apart(link: Link, ask: Ask, within: float, problem: TidbMagicError | None, 
     give_up = time.monotonic() + within
     executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="tidb_magic-read")
     try:
-        cleanup = executor.submit(dropped.end_statement) if dropped is not None and not dropped.open else None
+        cleanup = (
+            executor.submit(dropped.end_statement, forward=False) if dropped is not None and not dropped.open else None
+        )
         heard: dict[str, list[Result]] = {}
         _ask_each(executor, link, ask, heard, give_up)
         _call_the_roll(link, heard, give_up)

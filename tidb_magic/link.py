@@ -117,8 +117,9 @@ class Link:
         if self.capabilities.global_kill:
             servers = {name: ConnectionId(number).server_id for name, number in seen.items()}
             self._names |= {server: name for name, server in servers.items() if server}
-        if not self.roll:
-            self.roll = tuple(Instance(name) for name in seen)
+        if not self.roll_is_certain:
+            known = {self.name(one) for one in self.roll}
+            self.roll += tuple(Instance(name) for name in seen if name not in known)
 
     def call(self, roll: tuple[Instance, ...]) -> None:
         """Note who is registered now, as PD says; nobody, if this user cannot see it."""
@@ -243,6 +244,8 @@ class Link:
         else:
             return False
         try:
+            if self._closed.is_set():
+                return False
             self.call(routing.instances(self._probe, deadline=_PD))
             return not self._probe.query(query("probe"), deadline=2 * _DIRECT).warnings
         except TidbMagicError:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from humanize import naturalsize
 
-from tidb_magic.connection import Result, decoded
+from tidb_magic.driver import Result
 from tidb_magic.frames import HOW_IT_WAS_READ, ReadFrame, Table, counted
 
 INFO_CUT = 16_384  # bytes of a statement that are fetched unless all of it is asked for
@@ -17,7 +17,7 @@ _TEXT: Any = pd.Series(["text"]).dtype  # str, or object before pandas 3; also w
 OURS = "tidb_magic_"  # how the names of columns begin that are not the server's
 LENGTH = f"{OURS}length"  # the column that says how long a statement is that was cut
 _SHOWN = ["ID", "INSTANCE", "USER", "HOST", "DB", "COMMAND", "TIME", "STATE", "INFO"]
-_TXN_START = re.compile(rb"\((\d+)\)$")
+_TXN_START = re.compile(r"\((\d+)\)$")
 _LOGICAL_BITS = 18  # of a timestamp of TiDB; milliseconds of the Unix epoch are above them
 _NOTHING: Mapping[tuple[str, int], int] = MappingProxyType({})
 
@@ -119,12 +119,12 @@ def _has_ids(frame: pd.DataFrame) -> bool:
 
 def to_frame(result: Result) -> ProcessList:
     """Return the rows of a process list as they come, each session once, without what only counts them."""
-    raw = result.by_column
+    raw = result.by_name
     columns = to_columns(result, [name for name in result.columns if not name.startswith(OURS)])
     frame = ProcessList(columns | _transactions(raw["TxnStart"]))
     keys = list(zip(raw["INSTANCE"], raw["ID"], strict=True))
     lengths = zip(keys, raw.get(LENGTH, ()), strict=False)
-    frame.cut = {(decoded(instance), number): length for (instance, number), length in lengths if length is not None}
+    frame.cut = {session: length for session, length in lengths if length is not None}
     # A restarted instance can be asked twice, and lists its sessions twice then.
     if len(set(keys)) == len(keys):
         return frame
@@ -132,21 +132,20 @@ def to_frame(result: Result) -> ProcessList:
 
 
 def to_columns(result: Result, names: Sequence[str]) -> dict[str, Any]:
-    """Return these columns of an answer: integers as Int64, floats as Float64, text decoded."""
+    """Return these columns of an answer: integers as Int64, floats as Float64."""
     columns: dict[str, Any] = {}
     for name in names:
-        column = result.by_column[name]
+        column = result.by_name[name]
         if name in result.integers:
             columns[name] = _integers(column)
         elif float in set(map(type, column)):
             columns[name] = pd.array(column, dtype="Float64")
         else:
-            texts = _Texts()
-            columns[name] = pd.array([texts[value] for value in column], dtype=_TEXT)
+            columns[name] = pd.array(column, dtype=_TEXT)
     return columns
 
 
-def _integers(column: tuple[int | None, ...]) -> Any:
+def _integers(column: Sequence[int | None]) -> Any:
     """Return Int64; TiDB's unsigned counters can fall below zero, and then are missing."""
     try:
         return pd.array(np.array(column, dtype=np.int64), dtype="Int64")
@@ -154,18 +153,10 @@ def _integers(column: tuple[int | None, ...]) -> Any:
         return pd.array([None if value is None or value >= 2**63 else value for value in column], dtype="Int64")
 
 
-class _Texts(dict[Any, Any]):
-    """Decodes each text once: most of a list's texts are there many times."""
-
-    def __missing__(self, value: Any) -> Any:
-        self[value] = text = decoded(value)
-        return text
-
-
-def _transactions(starts: Sequence[bytes]) -> dict[str, Any]:
+def _transactions(starts: Sequence[str]) -> dict[str, Any]:
     """Return TXN_ID and TXN_START_TIME for texts as ``11-24 05:52:43.266(470679437512802307)``.
 
-    >>> found = _transactions([b"11-24 05:52:43.266(470679437512802307)", b""])
+    >>> found = _transactions(["11-24 05:52:43.266(470679437512802307)", ""])
     >>> int(found["TXN_ID"][0]), found["TXN_START_TIME"][0].isoformat()
     (470679437512802307, '2026-11-24T05:52:43.266000+00:00')
     """

@@ -10,7 +10,8 @@ from typing import TypeVar
 import pandas as pd
 
 from tidb_magic import routing
-from tidb_magic.connection import Connection, Result, decoded, is_own, own_ids
+from tidb_magic.connection import Connection, is_own, own_ids
+from tidb_magic.driver import Result
 from tidb_magic.errors import OptionError, ServerError, TidbMagicError
 from tidb_magic.filters import Filters
 from tidb_magic.frames import ReadFrame
@@ -74,7 +75,7 @@ def read(  # noqa: PLR0913 (what is asked for, and how)
         columns = ", ".join(_selected(name, full=full) for name in connection.columns)
         parts = {"columns": columns, "order": order}
         results = [_run(connection, statement, filters, instance, within, limit=limit, parts=parts)]
-        if not results[0].rows and not filters.everything:
+        if not results[0].data[0] and not filters.everything:
             results.append(_run(connection, "count", filters, instance, within))
         if instance is None and connection.instance is None:
             find_itself(connection, results[0])
@@ -88,7 +89,7 @@ def read(  # noqa: PLR0913 (what is asked for, and how)
         matching = sum(_first(results[-1], "tidb_magic_sessions") for results in gathered.parts)
         listed.hidden = matching - listed.matched
     _note(link, listed, gathered)
-    if len({user for results in gathered.parts for user in set(results[0].by_column["USER"])} - {b""}) < 2:
+    if len({user for results in gathered.parts for user in set(results[0].by_name["USER"])} - {""}) < 2:
         _check_rights(link)
     return _described(listed, link, gathered)
 
@@ -139,7 +140,8 @@ def list_instances(link: Link, *, deadline: float = DEADLINE) -> InstanceList:
 
     gathered = _gather(link, ask, Filters(), deadline)
     counts = pd.concat([_frame(results[0]) for results in gathered.parts]).set_index("INSTANCE")
-    link.learn(dict.fromkeys(counts.index, 0))
+    if gathered.complete and not link.roll_is_certain:
+        link.roll = tuple(Instance(name) for name in counts.index)  # no table names them; these were seen
     taken_at = datetime.now().astimezone()
     by_age = sorted(link.roll, key=_uptime, reverse=True)
     latest = {link.name(one): one for one in by_age}  # a restart leaves two with one name
@@ -246,18 +248,17 @@ def _joined(frames: Sequence[ProcessList], by: str, kind: str, limit: int) -> Pr
 def _first(result: Result, name: str) -> int:
     """Return a count that stands in every row; the count of no listed row is 0, or the only value there is."""
     if name in result.columns:
-        return int(result.rows[0][result.columns.index(name)]) if result.rows else 0
-    ((value,),) = result.rows
-    return int(value)
+        return next(iter(result.by_name[name]), 0)
+    return int(result.data[0][0])
 
 
 def _note(link: Link, listed: ProcessList, gathered: Gathered) -> None:
     """Note which instances were seen, and which sessions are our own."""
     ours, own = own_ids(), set()
-    for columns in (results[0].by_column for results in gathered.parts):
+    for columns in (results[0].by_name for results in gathered.parts):
         instances, ids = columns["INSTANCE"], columns["ID"]
-        link.learn({decoded(name): number for name, number in dict(zip(instances, ids, strict=True)).items()})
-        own |= {(decoded(name), number) for name, number in zip(instances, ids, strict=True) if number in ours}
+        link.learn(dict(zip(instances, ids, strict=True)))
+        own |= {session for session in zip(instances, ids, strict=True) if session[1] in ours}
     listed.own = frozenset(session for session in own if is_own(*session))
 
 

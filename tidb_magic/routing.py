@@ -5,7 +5,8 @@ import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from tidb_magic.connection import Connection, Result, decoded
+from tidb_magic.connection import Connection
+from tidb_magic.driver import Result
 from tidb_magic.errors import ServerError
 from tidb_magic.queries import query
 from tidb_magic.settings import Settings, host_port
@@ -117,14 +118,14 @@ def introduce(connection: Connection) -> tuple[bool | None, bool | None] | None:
     these nor the address are told.
     """
     columns = connection.query(query("columns"), deadline=_DEADLINE).rows
-    connection.columns = {decoded(name): decoded(kind) for name, kind in columns}
+    connection.columns = dict(columns)
     try:
         (row,) = connection.query(query("capabilities"), deadline=_DEADLINE).rows
     except ServerError:
         return None
     global_kill, compatible, host, port = row
     if host and port:
-        connection.instance = host_port(decoded(host), port)
+        connection.instance = host_port(host, port)
     return _boolean(global_kill), _boolean(compatible)
 
 
@@ -163,8 +164,8 @@ def registered(connection: Connection, instance: str) -> bool:
 
 def _cluster_info(connection: Connection, deadline: float) -> tuple[Instance, ...]:
     found = []
-    for row in connection.query(query("cluster_info"), deadline=deadline, leave=True).rows:
-        address, status_address, version, server_id, uptime = (decoded(value) for value in row)
+    rows = connection.query(query("cluster_info"), deadline=deadline, leave=True).rows
+    for address, status_address, version, server_id, uptime in rows:
         host, port = _split(address) if status_address else (None, None)
         name = status_address or f"server id {server_id}"
         found.append(Instance(name, host, port, status_address, _version(version), server_id, uptime))
@@ -173,11 +174,13 @@ def _cluster_info(connection: Connection, deadline: float) -> tuple[Instance, ..
 
 def _servers(connection: Connection, deadline: float) -> tuple[Instance, ...]:
     found = []
-    for row in connection.query(query("servers"), deadline=deadline, leave=True).rows:
-        ddl_id, host, port, status_port, version = (decoded(value) for value in row)
+    rows = connection.query(query("servers"), deadline=deadline, leave=True).rows
+    for ddl_id, host, port, status_port, version in rows:
         status_address = host_port(host, status_port) if host else None
-        name, port = (status_address, port) if status_address else (ddl_id, None)
-        found.append(Instance(name, host or None, port, status_address, _version(version)))
+        if status_address:
+            found.append(Instance(status_address, host, port, status_address, _version(version)))
+        else:
+            found.append(Instance(ddl_id, version=_version(version)))
     return tuple(found)
 
 
@@ -206,10 +209,10 @@ def granted(grants: Result) -> set[str]:
     """Return what SHOW GRANTS gives on all of the cluster (``ON *.*``)."""
     held: set[str] = set()
     for (grant,) in grants.rows:
-        if match := _GRANT.match(decoded(grant)):
+        if match := _GRANT.match(grant):
             held |= {right.strip().upper() for right in match["rights"].split(",")}
     return held
 
 
-def _boolean(value: bytes | None) -> bool | None:
-    return None if value is None else value == b"true"
+def _boolean(value: str | None) -> bool | None:
+    return None if value is None else value == "true"

@@ -4,7 +4,8 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from tidb_magic.connection import Connection, Result, decoded
+from tidb_magic.connection import Connection
+from tidb_magic.driver import Result
 from tidb_magic.queries import query
 
 DEADLINE = 3.0  # seconds
@@ -67,7 +68,7 @@ def sessions(result: Result, ids: Collection[int]) -> tuple[Session, ...]:
     found: dict[tuple[str, int], Session] = {}
     for row in result.rows:
         if row[at[1]] in ids:
-            session = Session(*(decoded(row[column]) for column in at))
+            session = Session(*(row[column] for column in at))
             found.setdefault((session.instance, session.id), session)
     return tuple(found.values())
 

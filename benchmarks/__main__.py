@@ -1,0 +1,40 @@
+"""``python -m benchmarks``: the table of ratios, on a playground of its own."""
+
+import argparse
+import subprocess
+import sys
+
+from IPython.core.interactiveshell import InteractiveShell
+
+from benchmarks import list as listing
+from benchmarks.crowd import crowd
+from benchmarks.ratio import HEADER
+from tidb_magic.playground import Playground
+
+HEAVY = ("pandas", "pymysql", "ipywidgets", "anywidget")
+LOADING = (
+    "import sys, tidb_magic; from IPython.core.interactiveshell import InteractiveShell as S;"
+    "S.instance().run_line_magic('load_ext', 'tidb_magic');"
+    f"print(', '.join(m for m in {HEAVY} if m in sys.modules) or 'none of them')"
+)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Ratios beside the usual tools.")
+    parser.add_argument("--sessions", type=int, default=2000, help="how many there are (default: 2000)")
+    parser.add_argument("--rounds", type=int, default=40, help="how often each piece is timed (default: 40)")
+    options = parser.parse_args()
+    shell = InteractiveShell.instance()
+    with Playground(instances=3) as playground:
+        print(f"Opening {options.sessions} sessions, then {options.rounds} rounds; about three minutes.", flush=True)
+        with crowd(playground, options.sessions):
+            ratios = listing.compare(shell, playground, options.sessions, rounds=options.rounds)
+            ratios += listing.frozen(shell, playground)
+    print(HEADER, *(ratio.line for ratio in ratios), sep="\n")
+    loaded = subprocess.run([sys.executable, "-c", LOADING], capture_output=True, text=True, check=True).stdout.strip()
+    print(f"Loading imports of {', '.join(HEAVY)}: {loaded}.")
+
+
+if __name__ == "__main__":
+    main()
