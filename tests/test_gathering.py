@@ -103,10 +103,16 @@ def test_one_frozen_instance_costs_the_deadline_once_and_is_named_until_it_wakes
     assert left_running(fragile, 0, connection.token) == []
     assert left_running(fragile, 2, connection.token) == []
 
+    kept = {one.id for one in cluster._link._owners.values() if one.open}
     spent, listed = timed(cluster)
     assert spent < 0.5
     assert (ids(listed), listed.missing) == (of(crowd[0], crowd[2]), (silent,))
     assert listed.matched == 2
+    assert {one.id for one in cluster._link._owners.values() if one.open} == kept  # used again
+    instances = cluster.instances()
+    row = instances[instances["INSTANCE"] == silent]
+    assert list(row["ANSWERING"]) == [False]
+    assert row["SESSIONS"].isna().all()
 
     fragile.resume(1)
     again = once_complete(cluster)
@@ -290,6 +296,20 @@ def test_ctrl_c_ends_the_reading_of_single_instances(
     cluster._link.silent.clear()
     eventually(lambda: cluster.processlist(user="crowd").complete)
     cluster._link.trouble = False
+
+
+def test_ctrl_c_while_an_instance_is_silent_leaves_no_statement_of_ours(fragile: Playground, cluster: Cluster) -> None:
+    connection = cluster._link.connection()
+    fragile.freeze(1)
+    signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    with pytest.raises(Interrupted, match="Our statement was ended on the server"):
+        cluster.processlist()
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    for instance in (0, 2):
+        assert left_running(fragile, instance, connection.token) == []
+    fragile.resume(1)
+    assert left_running(fragile, 1, connection.token) == []
 
 
 def test_nobody_answering_is_an_error_by_the_deadline(fragile: Playground, cluster: Cluster) -> None:

@@ -7,16 +7,16 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
-from humanize import naturalsize
 
 from tidb_magic.driver import Result
 from tidb_magic.frames import HOW_IT_WAS_READ, ReadFrame, Table, counted
+from tidb_magic.render import Bytes
 
 INFO_CUT = 16_384  # bytes of a statement that are fetched unless all of it is asked for
 _TEXT: Any = pd.Series(["text"]).dtype  # str, or object before pandas 3; also where every value is missing
 OURS = "tidb_magic_"  # how the names of columns begin that are not the server's
 LENGTH = f"{OURS}length"  # the column that says how long a statement is that was cut
-_SHOWN = ["ID", "INSTANCE", "USER", "HOST", "DB", "COMMAND", "TIME", "STATE", "INFO"]
+_SHOWN = ["ID", "INSTANCE", "USER", "HOST", "DB", "COMMAND", "TIME", "STATE", "MEM", "INFO"]
 _TXN_START = re.compile(r"\((\d+)\)$")
 _LOGICAL_BITS = 18  # of a timestamp of TiDB; milliseconds of the Unix epoch are above them
 _NOTHING: Mapping[tuple[str, int], int] = MappingProxyType({})
@@ -78,9 +78,11 @@ class ProcessList(ReadFrame):
 
     def _table(self) -> Table:
         shown = [column for column in _SHOWN if column in self.columns]
-        values = [[None if pd.isna(value) else value for value in self[column]] for column in shown]
-        rows = [["" if value is None else value for value in row] for row in zip(*values, strict=True)]
-        return shown, rows, self._footer()
+        cells = [["" if pd.isna(value) else value for value in self[column]] for column in shown]
+        if "MEM" in shown:
+            at = shown.index("MEM")
+            cells[at] = [value if value == "" else Bytes(value) for value in cells[at]]
+        return shown, [list(row) for row in zip(*cells, strict=True)], self._footer()
 
     def _footer(self) -> list[str]:
         sessions = counted(len(self), "session")
@@ -96,7 +98,7 @@ class ProcessList(ReadFrame):
             lines.append(f"{counted(self.hidden, 'idle session')} {are} too.")
         ids = set(zip(self["INSTANCE"], self["ID"], strict=True))
         if cut := [length for session, length in self.cut.items() if session in ids]:
-            longest = naturalsize(max(cut), binary=True)
+            longest = Bytes(max(cut))
             are = f"ends after 16 KiB of {longest}" if len(cut) == 1 else f"end after 16 KiB, the longest has {longest}"
             lines.append(f"{counted(len(cut), 'statement')} {are}: --full brings all of it.")
         if own := len(ids & self.own):

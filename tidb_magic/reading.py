@@ -145,6 +145,7 @@ def list_instances(link: Link, *, deadline: float = DEADLINE) -> InstanceList:
     taken_at = datetime.now().astimezone()
     by_age = sorted(link.roll, key=_uptime, reverse=True)
     latest = {link.name(one): one for one in by_age}  # a restart leaves two with one name
+    answering = [one for name, one in latest.items() if name not in gathered.missing]
     rows = [
         {
             "INSTANCE": (name := link.name(one)),
@@ -153,9 +154,9 @@ def list_instances(link: Link, *, deadline: float = DEADLINE) -> InstanceList:
             "VERSION": one.version,
             "SERVER_ID": one.server_id,
             "UP_SINCE": None if one.uptime is None else taken_at - _uptime(one),
-            "SESSIONS": counts["SESSIONS"].get(name, 0) if latest[name] is one else 0,
-            "MEMORY": counts["MEMORY"].get(name, 0) if latest[name] is one else 0,
-            "ANSWERING": name not in gathered.missing and latest[name] is one,
+            "SESSIONS": counts["SESSIONS"].get(name, 0) if one in answering else None,
+            "MEMORY": counts["MEMORY"].get(name, 0) if one in answering else None,
+            "ANSWERING": one in answering,
             "GLOBAL_KILL": link.capabilities.global_kill if one.server_id is None else one.server_id != 0,
         }
         for one in sorted(by_age, key=link.name)

@@ -7,6 +7,7 @@ from html import escape
 from numbers import Integral
 from types import MappingProxyType
 
+from humanize import naturalsize
 from wcwidth import wcswidth
 
 ROWS_SHOWN = 200
@@ -18,6 +19,28 @@ _BAR = "rgba(66,133,244,.3)"  # lets light and dark themes through
 # Characters that a terminal or a browser acts on instead of showing: controls, bidi and other format marks, unassigned.
 _ACTIVE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 _SPACE = re.compile(r"[ \t\r\n]+")
+
+
+class Bytes(int):
+    """A size; shown for people, a number otherwise.
+
+    >>> str(Bytes(1_234_567))
+    '1.2 MiB'
+    """
+
+    def __str__(self) -> str:
+        return naturalsize(int(self), binary=True)
+
+
+class Seconds(int):
+    """A time.
+
+    >>> str(Seconds(3_600))
+    '3,600 s'
+    """
+
+    def __str__(self) -> str:
+        return f"{int(self):,} s"
 
 
 def plain(value: object, width: int = TEXT_WIDTH) -> str:

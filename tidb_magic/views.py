@@ -1,12 +1,12 @@
 """SessionCounts and InstanceList: the cluster at a glance, as DataFrames that show themselves."""
 
-from collections.abc import Callable, Sequence
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import pandas as pd
-from humanize import naturalsize
 
 from tidb_magic.frames import HOW_IT_WAS_READ, ReadFrame, Table, counted
+from tidb_magic.render import Bytes, Seconds
 
 
 class SessionCounts(ReadFrame):
@@ -37,8 +37,10 @@ class InstanceList(ReadFrame):
     INSTANCE as the process list has it; ADDRESS where SQL clients connect; STATUS_ADDRESS; VERSION; SERVER_ID
     ``Int64``, which the ids of its sessions hold; UP_SINCE ``datetime64[s]`` in this machine's time zone; SESSIONS
     and MEMORY ``Int64``, as in SessionCounts; ANSWERING, whether it was heard; GLOBAL_KILL, whether that is on there.
-    What cannot be seen is missing: SERVER_ID, UP_SINCE and GLOBAL_KILL need PROCESS, and security-enhanced mode hides
-    the addresses. For about a minute after a restart an instance has two rows; the older one does not answer.
+
+    What cannot be seen is missing: SESSIONS and MEMORY of one that does not answer; SERVER_ID and UP_SINCE without
+    PROCESS; the addresses in security-enhanced mode. For about a minute after a restart an instance has two rows; the
+    older one does not answer.
     """
 
     COLUMNS = (
@@ -67,10 +69,7 @@ class InstanceList(ReadFrame):
         return header, rows, [self._taken(counted(len(self), "instance")), *self._how_it_was_read()]
 
 
-_UNITS: dict[str, Callable[[int], str]] = {
-    "MEMORY": lambda size: naturalsize(size, binary=True),
-    "LONGEST": lambda seconds: f"{seconds:,} s",
-}
+_UNITS: dict[str, Any] = {"MEMORY": Bytes, "LONGEST": Seconds}
 
 
 def _rows(frame: pd.DataFrame, header: Sequence[str]) -> list[list[object]]:
