@@ -116,7 +116,7 @@ class Connection:
         cause = bare(error)
         address = self.settings.address
         if limit.passed:
-            said = f"{address} did not answer within {limit.seconds:g} s."
+            said = f"{address} did not answer within {limit.seconds:.3g} s."
             force_close(self._driver)
             raise DeadlineError(said if leave else f"{said} {self._abandon()}") from cause
         if not self._driver.open or code in (0, CR.CR_SERVER_GONE_ERROR, CR.CR_SERVER_LOST):

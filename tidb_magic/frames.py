@@ -35,21 +35,7 @@ class ShownFrame(pd.DataFrame):
 
 
 class ReadFrame(ShownFrame):
-    """A frame that was read from the cluster.
-
-    Attributes
-    ----------
-    taken_at : datetime
-        When it was read, in this machine's time zone.
-    complete : bool
-        Whether every registered instance answered.
-    missing : tuple of str
-        The instances that did not.
-    remarks : tuple of str
-        Sentences on how it was read, if not in the usual way.
-    see_others : bool
-        Whether other users' sessions were visible, which needs PROCESS.
-    """
+    """A frame that was read from the cluster; ProcessList says what the attributes are."""
 
     taken_at: datetime | None = None
     complete: bool = False

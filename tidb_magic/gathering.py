@@ -23,6 +23,7 @@ from tidb_magic.routing import Instance
 from tidb_magic.sessions import silent
 
 _APART = 0.5  # seconds for reading the instances by themselves: their connections are opened before the deadline
+_LEAST = 0.05  # seconds that any question gets
 _ROLL = 0.3  # seconds of these for the question who is registered
 _THREADS = 32
 
@@ -68,12 +69,12 @@ def gather(link: Link, ask: Ask, deadline: float) -> Gathered:
         was_open = link.open
         try:
             connection = link.connection(within=deadline)
-            results = ask(connection, None, deadline)
+            results = _whole(link, ask, connection, give_up)
         except ConnectError:
             if not was_open:
                 raise
             connection = link.connection(within=deadline)  # it was lost while nobody used it
-            results = ask(connection, None, max(give_up - time.monotonic(), 0.1))
+            results = _whole(link, ask, connection, give_up)
     except (AuthenticationError, NotTidbError):
         raise
     except (DeadlineError, ConnectError) as error:
@@ -86,6 +87,12 @@ def gather(link: Link, ask: Ask, deadline: float) -> Gathered:
         link.silent |= dict.fromkeys(silent(warnings), "TiDB found it silent")
         link.troubled()
     return Gathered((results,), complete=not warnings, missing=silent(warnings))
+
+
+def _whole(link: Link, ask: Ask, connection: Connection, give_up: float) -> list[Result]:
+    if link.trouble:  # found when the connection was opened again
+        raise DeadlineError("PD did not answer when the connection was opened.")
+    return ask(connection, None, max(give_up - time.monotonic(), _LEAST))
 
 
 def _apart(link: Link, ask: Ask, within: float, problem: TidbMagicError | None, dropped: Connection | None) -> Gathered:
@@ -147,7 +154,7 @@ def _ask_each(
 
 def _ask_one(link: Link, ask: Ask, instance: Instance, give_up: float) -> list[Result]:
     connection = link.reach(instance, give_up - time.monotonic())
-    return ask(connection, link.name(instance), max(give_up - time.monotonic(), 0.05))
+    return ask(connection, link.name(instance), max(give_up - time.monotonic(), _LEAST))
 
 
 def _call_the_roll(link: Link, heard: dict[str, list[Result]], give_up: float) -> None:
@@ -156,7 +163,7 @@ def _call_the_roll(link: Link, heard: dict[str, list[Result]], give_up: float) -
     if connection is None or link.pd_silent:
         return
     try:
-        roll = routing.instances(connection, deadline=max(min(_ROLL, give_up - time.monotonic()), 0.05))
+        roll = routing.instances(connection, deadline=max(min(_ROLL, give_up - time.monotonic()), _LEAST))
     except TidbMagicError:
         link.pd_silent = True
     else:
