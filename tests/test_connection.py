@@ -163,7 +163,7 @@ def test_ctrl_c_leaves_no_statement_running(playground: Playground, connection: 
 def test_a_second_ctrl_c_does_not_say_that_all_is_ended(
     playground: Playground, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt(*_: object) -> None:
+    def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Connection, "_run", interrupt)
