@@ -211,5 +211,14 @@ def test_in_security_enhanced_mode_instances_are_told_apart_by_the_ids_of_their_
         finally:
             playground.resume(1)
         eventually(lambda: cluster.processlist(idle=True).complete)
+        playground.freeze("pd")
+        try:
+            with tidb_magic.connect(playground.url(0)) as late:
+                alone = late.processlist(idle=True)
+                assert not alone.complete
+                assert "PD does not answer" in repr(alone)
+                assert clients[0].id in set(alone["ID"])
+        finally:
+            playground.resume("pd")
         for client in clients:
             client.__exit__(None, None, None)

@@ -11,13 +11,14 @@ import pymysql
 from pymysql.constants import CR, ER
 
 from tidb_magic.connection_id import ConnectionId
-from tidb_magic.driver import Deadline, Driver, Result, bare, force_close, open_driver, wake
+from tidb_magic.driver import Deadline, Driver, Result, bare, force_close, open_driver, peer, wake
 from tidb_magic.errors import ConnectError, DeadlineError, Interrupted, NotTidbError, ServerError
 from tidb_magic.queries import query
 from tidb_magic.render import first_line
 from tidb_magic.settings import Settings
 
 CONNECT_TIMEOUT = 10.0  # seconds
+_LEAST = 0.05  # seconds that any statement gets
 _CLEANUP = 1.0  # seconds for each step of ending a statement that we do not wait for any more
 
 _PASSED_DEADLINE = (3024, ER.QUERY_INTERRUPTED)
@@ -38,6 +39,7 @@ class Connection:
 
     def __init__(self, settings: Settings, *, within: float | None = None) -> None:
         within = CONNECT_TIMEOUT if within is None else within
+        give_up = time.monotonic() + within
         self.settings = settings
         self.token = secrets.token_hex(8)
         self.id: ConnectionId | None = None
@@ -46,7 +48,7 @@ class Connection:
         self._lock = threading.Lock()
         self._driver = open_driver(settings, within)
         try:
-            identity = self.query(query("identify"), deadline=within)
+            identity = self.query(query("identify"), deadline=max(give_up - time.monotonic(), _LEAST))
         except BaseException as error:
             self.close()
             server = first_line(self._driver.get_server_info())
@@ -57,8 +59,10 @@ class Connection:
             raise
         number, version = identity.rows[0]
         self.id = ConnectionId(number)
+        self.peer = peer(self._driver)
         self.version = first_line(version.removeprefix("Release Version: "))
-        _HELD.add(self)
+        with _HOLDING:
+            _HELD.add(self)
 
     @property
     def open(self) -> bool:
@@ -66,13 +70,16 @@ class Connection:
         return self._driver.open
 
     def close(self) -> None:
-        """End the session."""
-        if self._driver.open:
-            self._driver.close()
-
-    def drop(self) -> None:
         """End the session, also under a thread that waits for an answer."""
-        wake(self._driver)
+        wake_up = not self._lock.acquire(blocking=False)
+        try:
+            if wake_up:
+                wake(self._driver)
+            elif self._driver.open:
+                self._driver.close()
+        finally:
+            if not wake_up:
+                self._lock.release()
 
     def query(
         self, sql: str, args: Mapping[str, object] | None = None, *, deadline: float, leave: bool = False
@@ -92,8 +99,13 @@ class Connection:
         Interrupted
             Ctrl-C. As for a deadline.
         """
-        with self._lock:
-            limit = Deadline(self._driver, deadline)
+        give_up = time.monotonic() + deadline
+        if not self._lock.acquire(timeout=deadline):
+            raise DeadlineError(
+                f"{self.settings.address} was busy with another thread's statement for {deadline:.3g} s."
+            )
+        try:
+            limit = Deadline(self._driver, max(give_up - time.monotonic(), _LEAST))
             try:
                 with limit:
                     return self._run(f"/* tidb_magic:{self.token} */ {sql}", args)
@@ -104,6 +116,8 @@ class Connection:
             except BaseException:
                 self._abandon()  # part of the answer may still be on its way: nobody may use this connection again
                 raise
+        finally:
+            self._lock.release()
 
     def _run(self, sql: str, args: Mapping[str, object] | None) -> Result:
         if not self._driver.open:
@@ -121,7 +135,7 @@ class Connection:
             raise DeadlineError(said if leave else f"{said} {self._abandon()}") from cause
         if not self._driver.open or code in (0, CR.CR_SERVER_GONE_ERROR, CR.CR_SERVER_LOST):
             self.close()
-            raise ConnectError(f"{address} ended the connection ({message}). Run it again to reconnect.") from cause
+            raise ConnectError(f"{address} ended the connection ({message}). The next call opens a new one.") from cause
         if code in _PASSED_DEADLINE or message.startswith(("context canceled", "context deadline exceeded")):
             raise DeadlineError(f"{address} gave up by its deadline ({message}). Nothing is left running.") from cause
         raise ServerError(f"{message} (error {code})", code) from cause
@@ -172,11 +186,17 @@ class Connection:
 
 
 _HELD: "WeakSet[Connection]" = WeakSet()
+_HOLDING = threading.Lock()
+
+
+def _held() -> list[Connection]:
+    with _HOLDING:
+        return [one for one in _HELD if one.open]
 
 
 def own_ids() -> set[int]:
     """Return the ids of all connections that this process holds, in whatever role."""
-    return {one.id for one in list(_HELD) if one.open and one.id is not None}
+    return {one.id for one in _held() if one.id is not None}
 
 
 def is_own(instance: str, number: int) -> bool:
@@ -184,7 +204,7 @@ def is_own(instance: str, number: int) -> bool:
 
     With global kill off other instances have sessions with the same id, hence the instance, where it is known.
     """
-    return any(one.open and one.id == number and one.instance in (None, instance) for one in list(_HELD))
+    return any(one.id == number and one.instance in (None, instance) for one in _held())
 
 
 def _global_kill(driver: Driver) -> bool:

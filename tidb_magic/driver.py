@@ -90,8 +90,8 @@ class Driver(_Connection):
 
     def _process_auth(self, plugin_name: bytes, *args: Any) -> Any:
         if self.guarded and plugin_name != _CHALLENGED:
-            message = f"{plugin_name.decode(errors='backslashreplace')} would hand the password to an unverified server"
-            raise pymysql.OperationalError(0, message)
+            how = plugin_name.decode(errors="backslashreplace")
+            raise _UnsafeError(0, f"{how} would hand the password to an unverified server")
         return super()._process_auth(plugin_name, *args)  # type: ignore[misc]
 
     def _read_query_result(self, unbuffered: bool = False) -> Any:  # noqa: ARG002, FBT001, FBT002 (PyMySQL's signature)
@@ -208,6 +208,18 @@ class Deadline:
         wake(self._driver)
 
 
+class _UnsafeError(pymysql.OperationalError):
+    """The server asked for the password in a way that would let it read it."""
+
+
+def peer(driver: Driver) -> str | None:
+    """Return the IP address that a connection leads to."""
+    with suppress(OSError):
+        address: tuple[Any, ...] = driver._sock.getpeername()  # type: ignore[attr-defined]  # noqa: SLF001
+        return str(address[0])
+    return None
+
+
 def wake(driver: Driver) -> None:
     """End the connection under a thread that waits for an answer: it gets an error at once."""
     sock = driver._sock  # type: ignore[attr-defined]  # noqa: SLF001 (the driver offers no deadline for the whole)
@@ -226,6 +238,8 @@ def open_driver(settings: Settings, timeout: float) -> Driver:
         None of them, nor its causes, holds a frame that knows the password.
     """
     problem: BaseException
+    limit = None
+    silence = TimeoutError(f"it did not answer within {timeout:.3g} s")
     try:
         driver = Driver(
             host=settings.host,
@@ -243,13 +257,14 @@ def open_driver(settings: Settings, timeout: float) -> Driver:
             program_name="tidb_magic",
             defer_connect=True,
         )
+        limit = Deadline(driver, timeout)
         driver.guarded = bool(settings.password) and not settings.trusted
-        with Deadline(driver, timeout) as limit:
+        with limit:
             driver.connect()
     except KeyboardInterrupt:
         problem = Interrupted("Not connected.")
     except Exception as error:  # noqa: BLE001 (whatever it is, its traceback holds the password)
-        problem = _connect_error(settings, error)
+        problem = _connect_error(settings, silence if limit and limit.passed else error)
         problem.__cause__ = bare(error)
     else:
         if not limit.passed:
@@ -257,7 +272,7 @@ def open_driver(settings: Settings, timeout: float) -> Driver:
             driver._read_timeout = driver._write_timeout = None  # type: ignore[attr-defined]  # noqa: SLF001
             driver.password = b""
             return driver
-        problem = _connect_error(settings, TimeoutError("timed out"))
+        problem = _connect_error(settings, silence)
     raise problem
 
 
@@ -275,6 +290,8 @@ def bare(error: BaseException) -> BaseException:
 def _connect_error(settings: Settings, error: Exception) -> ConnectError:
     code = error.args[0] if error.args else None
     message = first_line(error.args[-1] if error.args else error)
+    if isinstance(error, _UnsafeError):
+        return AuthenticationError(f"Not logged in to {settings.address}: {message}.")
     if code in (ER.ACCESS_DENIED_ERROR, ER.DBACCESS_DENIED_ERROR):
         return AuthenticationError(f"{settings.address} refused the user or the password ({message}).")
     if code == ER.BAD_DB_ERROR:

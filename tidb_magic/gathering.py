@@ -2,9 +2,9 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tidb_magic import routing
 from tidb_magic.connection import Connection
@@ -19,18 +19,18 @@ from tidb_magic.errors import (
     TidbMagicError,
 )
 from tidb_magic.link import Link
-from tidb_magic.routing import Instance
+from tidb_magic.routing import Instance, Roll
 from tidb_magic.sessions import silent
 
-_APART = 0.5  # seconds for reading the instances by themselves: their connections are opened before the deadline
-_LEAST = 0.05  # seconds that any question gets
-_ROLL = 0.3  # seconds of these for the question who is registered
+# Seconds for reading the instances by themselves, whose connections are opened before the deadline, and for asking who
+# is registered: with the deadline before them they stay within 1 s of it.
+_APART = 0.45
+_ROLL = 0.25
 _THREADS = 32
-
 _NO_LIST = "The cluster's own list does not answer."
 
-# Asks one connection: for the sessions of that instance if it is named, else for those of the whole cluster, within
-# that many seconds.
+# Asks one connection: for the sessions of that instance if it is named, else for those of the whole cluster. It gives
+# up at that moment of the monotonic clock.
 Ask = Callable[[Connection, str | None, float], list[Result]]
 
 
@@ -56,11 +56,13 @@ def gather(link: Link, ask: Ask, deadline: float) -> Gathered:
     ------
     DeadlineError, ConnectError
         Nobody answered.
+    NotConnectedError
+        The cluster was closed.
     ServerError, Interrupted
     """
-    if link.trouble:
-        return _apart(link, ask, min(deadline, _APART), None, None)
     give_up = time.monotonic() + deadline
+    if link.trouble:
+        return _Apart(link, ask, give_up).read()
     connection = None
     prepare = threading.Timer(deadline / 2, link.prepare)
     prepare.daemon = True
@@ -73,110 +75,140 @@ def gather(link: Link, ask: Ask, deadline: float) -> Gathered:
         except ConnectError:
             if not was_open:
                 raise
-            connection = link.connection(within=deadline)  # it was lost while nobody used it
+            connection = link.connection(within=give_up - time.monotonic())  # it was lost while nobody used it
             results = _whole(link, ask, connection, give_up)
     except (AuthenticationError, NotTidbError):
         raise
     except (DeadlineError, ConnectError) as error:
         link.troubled()
-        return _apart(link, ask, _APART, error, connection if isinstance(error, DeadlineError) else None)
+        apart = _Apart(link, ask, time.monotonic() + _APART, error)
+        if connection is not None and not connection.open and isinstance(error, DeadlineError):
+            apart.end(connection)
+        return apart.read()
     finally:
         prepare.cancel()
     warnings = [warning for result in results for warning in result.warnings]
     if warnings:
-        link.silent |= dict.fromkeys(silent(warnings), "TiDB found it silent")
         link.troubled()
+        link.silent |= dict.fromkeys(silent(warnings), "TiDB found it silent")
     return Gathered((results,), complete=not warnings, missing=silent(warnings))
 
 
 def _whole(link: Link, ask: Ask, connection: Connection, give_up: float) -> list[Result]:
     if link.trouble:  # found when the connection was opened again
         raise DeadlineError("PD did not answer when the connection was opened.")
-    return ask(connection, None, max(give_up - time.monotonic(), _LEAST))
+    return ask(connection, None, give_up)
 
 
-def _apart(link: Link, ask: Ask, within: float, problem: TidbMagicError | None, dropped: Connection | None) -> Gathered:
-    give_up = time.monotonic() + within
-    executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="tidb_magic-read")
-    try:
-        cleanup = (
-            executor.submit(dropped.end_statement, forward=False) if dropped is not None and not dropped.open else None
-        )
-        heard: dict[str, list[Result]] = {}
-        _ask_each(executor, link, ask, heard, give_up)
-        _call_the_roll(link, heard, give_up)
-        names = list(dict.fromkeys(link.name(one) for one in link.roll))
-        _ask_each(executor, link, ask, heard, give_up)  # who came in between
-        if not heard:
-            raise problem or DeadlineError(f"No instance answered: {_reasons(link, names)}")
-        remarks = [f"{problem or _NO_LIST} Each instance was read by itself."]
-        if cleanup is not None:
-            remarks += _left_over(cleanup, dropped, give_up)
-    except KeyboardInterrupt:
-        raise Interrupted("Nothing was returned. What was asked of single instances ends within a second.") from None
-    finally:
-        executor.shutdown(wait=False, cancel_futures=True)
-    missing = tuple(name for name in names if name not in heard)
-    if link.pd_silent:
-        remarks.append("PD does not answer, so who is registered now is not known; our question to it ends within 6 s.")
-    elif not link.roll_is_certain:
-        remarks.append("Which instances are registered is not visible here.")
-    remarks.append(f"Answered: {', '.join(sorted(heard))}.")
-    if missing:
-        remarks.append(_reasons(link, missing))
-    complete = not missing and link.roll_is_certain and not link.pd_silent
-    return Gathered(tuple(heard.values()), complete, missing, tuple(remarks))
+@dataclass
+class _Apart:
+    """One reading of the instances by themselves, side by side. `problem` is why the whole could not be read."""
 
+    link: Link
+    ask: Ask
+    give_up: float
+    problem: TidbMagicError | None = None
+    heard: dict[str, list[Result]] = field(default_factory=dict)
+    unheard: dict[str, str] = field(default_factory=dict)  # name -> why
+    left: list[Connection] = field(default_factory=list)  # dropped with a statement that may still run
+    ending: dict[Future[str], Connection] = field(default_factory=dict)
+    executor: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(_THREADS, thread_name_prefix="tidb_magic-read")
+    )
 
-def _ask_each(
-    executor: ThreadPoolExecutor, link: Link, ask: Ask, heard: dict[str, list[Result]], give_up: float
-) -> None:
-    """Ask side by side those that were not heard yet and are not known to be silent; note both."""
-    waiting: dict[Future[list[Result]], str] = {}
-    for name, instance in {link.name(one): one for one in link.roll}.items():
-        if name not in heard and name not in link.silent:
-            waiting[executor.submit(_ask_one, link, ask, instance, give_up)] = name
-    wait(waiting, timeout=max(give_up - time.monotonic(), 0))
-    refused = None
-    for future, name in waiting.items():
-        if not future.done():
-            link.silent[name] = "it did not answer in time"
-            continue
+    def end(self, connection: Connection) -> None:
+        """End the statement of a dropped connection meanwhile."""
+        self.ending[self.executor.submit(connection.end_statement, forward=False)] = connection
+
+    def read(self) -> Gathered:
         try:
-            heard[name] = future.result()
-        except ServerError as error:
-            refused = error
-        except TidbMagicError as error:
-            link.silent[name] = str(error)
-    if refused is not None:
-        raise refused  # a statement that one instance does not accept is the statement's fault
+            self._ask_each(self.link.roll)
+            roll = self._call_the_roll()
+            self._ask_each(roll)  # who came in between
+            return self._gathered(roll)
+        except KeyboardInterrupt:
+            raise Interrupted(" ".join(["Nothing was returned.", *self._left_over()])) from None
+        finally:
+            self.executor.shutdown(wait=False, cancel_futures=True)
 
+    def _gathered(self, roll: Roll) -> Gathered:
+        names = list(dict.fromkeys(self.link.name(one) for one in roll.instances))
+        missing = tuple(name for name in names if name not in self.heard)
+        reasons = [f"{name}: {self._reason(name)}" for name in missing]
+        if not self.heard:
+            said = str(self.problem) if self.problem else f"No instance answered. {' '.join(reasons)}"
+            raise DeadlineError(" ".join([said, *self._left_over()])) from self.problem
+        remarks = [f"{self.problem or _NO_LIST} Each instance was read by itself.", *self._left_over()]
+        if roll.pd_silent:
+            remarks.append("PD does not answer, so who is registered now is not known; our question ends within 6 s.")
+        elif not roll.certain:
+            remarks.append("Which instances are registered is not visible here.")
+        remarks += [f"Answered: {', '.join(sorted(self.heard))}.", *reasons]
+        complete = not missing and roll.certain and not roll.pd_silent
+        return Gathered(tuple(self.heard.values()), complete, missing, tuple(remarks))
 
-def _ask_one(link: Link, ask: Ask, instance: Instance, give_up: float) -> list[Result]:
-    connection = link.reach(instance, give_up - time.monotonic())
-    return ask(connection, link.name(instance), max(give_up - time.monotonic(), _LEAST))
+    def _ask_each(self, roll: Roll) -> None:
+        """Ask side by side those that were not asked yet and are not known to be silent; note who is."""
+        link, known = self.link, {self.link.name(one): one for one in roll.instances}
+        asked = {name: one for name, one in known.items() if name not in {*self.heard, *self.unheard, *link.silent}}
+        if not asked and not self.heard:  # all are said to be silent: find out
+            asked = known
+        reached_by = time.monotonic() + _APART
+        waiting = {self.executor.submit(self._ask_one, one, reached_by): name for name, one in asked.items()}
+        wait(waiting, timeout=max(self.give_up - time.monotonic(), 0))
+        slow, refused = [], None
+        for future, name in waiting.items():
+            try:
+                self.heard[name] = future.result(timeout=0)
+            except TimeoutError:
+                slow.append(name)
+                self.unheard[name] = "it did not answer in time"
+            except ServerError as error:
+                refused = error
+                self.unheard[name] = str(error)
+            except TidbMagicError as error:
+                self.unheard[name] = str(error)
+                if isinstance(error, DeadlineError):
+                    slow.append(name)
+                else:
+                    link.silent[name] = str(error)
+        if self.heard:  # where nobody is in time it is the statement that is slow
+            link.silent |= {name: self.unheard[name] for name in slow}
+        elif refused is not None:
+            raise refused
 
+    def _ask_one(self, instance: Instance, reached_by: float) -> list[Result]:
+        link, name = self.link, self.link.name(instance)
+        for attempt in (1, 2):
+            connection = link.reach(instance, min(reached_by, self.give_up) - time.monotonic())
+            try:
+                return self.ask(connection, name, self.give_up)
+            except DeadlineError:
+                if not connection.open:
+                    self.left.append(connection)
+                raise
+            except ConnectError:
+                if attempt == 2:
+                    raise
+        raise AssertionError("never reached")
 
-def _call_the_roll(link: Link, heard: dict[str, list[Result]], give_up: float) -> None:
-    """Ask somebody who answers which instances are registered now; PD can be silent too."""
-    connection = next((kept for name in heard if (kept := link.kept(name))), None)
-    if connection is None or link.pd_silent:
-        return
-    try:
-        roll = routing.instances(connection, deadline=max(min(_ROLL, give_up - time.monotonic()), _LEAST))
-    except TidbMagicError:
-        link.pd_silent = True
-    else:
-        link.call(roll)
+    def _call_the_roll(self) -> Roll:
+        """Ask somebody who answers which instances are registered now; PD can be silent too."""
+        link = self.link
+        connection = next((kept for name in self.heard if (kept := link.kept(name))), None)
+        if connection is not None and not link.roll.pd_silent:
+            try:
+                left = 0 if self.problem else self.give_up - time.monotonic()
+                link.call(routing.instances(connection, deadline=max(_ROLL, min(left, 1.0))))
+            except TidbMagicError:
+                link.pd_is_silent()
+        return link.roll
 
+    def _left_over(self) -> list[str]:
+        """Say what of ours may still run."""
+        said = [future.result() if future.done() else one.may_still_run for future, one in self.ending.items()]
+        return [one for one in [*said, *(one.may_still_run for one in self.left)] if one]
 
-def _left_over(cleanup: Future[str], dropped: Connection | None, give_up: float) -> list[str]:
-    """Say what of ours may still run."""
-    wait([cleanup], timeout=max(give_up - time.monotonic(), 0))
-    if cleanup.done():
-        return [said] if (said := cleanup.result()) else []
-    return [] if dropped is None else [dropped.may_still_run]
-
-
-def _reasons(link: Link, names: Iterable[str]) -> str:
-    return " ".join(f"{name}: {link.silent.get(name, 'it did not answer')}." for name in names).replace("..", ".")
+    def _reason(self, name: str) -> str:
+        why = self.unheard.get(name) or self.link.silent.get(name) or "it did not answer"
+        return why if why.endswith((".", "?")) else f"{why}."

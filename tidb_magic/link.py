@@ -7,47 +7,51 @@ from contextlib import suppress
 from dataclasses import replace
 
 from tidb_magic import routing
-from tidb_magic.connection import Connection
+from tidb_magic.connection import CONNECT_TIMEOUT, Connection
 from tidb_magic.connection_id import ConnectionId
-from tidb_magic.errors import ConnectError, TidbMagicError
+from tidb_magic.errors import AuthenticationError, ConnectError, DeadlineError, NotConnectedError, TidbMagicError
 from tidb_magic.queries import query
-from tidb_magic.routing import Capabilities, Direct, Instance
+from tidb_magic.routing import Capabilities, Direct, Instance, Roll
 from tidb_magic.settings import Settings
 
+_LEAST = 0.05  # seconds that any question gets
 _ROLL = 1.0  # seconds for the question who is registered; PD answers it in milliseconds
 _DIRECT = 1.0  # seconds that an instance gets to greet us
 _ATTEMPT = 0.4  # seconds for one of several connections through a balancer
 _ATTEMPTS = 8  # connections through a balancer until one is where we want to be
 _RETRY = (1.0, 5.0)  # seconds between two tries while somebody is silent: the first, and the longest
+_HERE = "the connected instance"  # while nothing tells its name
 _PD = 8.0  # seconds after which TiDB itself gives up on PD (6, measured on 8.5.6): nothing of ours is left behind then
 
 
 class Link:
     """The connections of a Cluster.
 
-    The main one is opened again after it was lost or dropped, never in between of a look and a KILL. `roll` are the
-    instances that were registered when last asked (`roll_is_certain`) or that were seen in a list, `silent` those that
-    did not answer, with the reason. `trouble` is whether the cluster's own list missed its deadline, `pd_silent`
-    whether PD did not say who is registered; a thread finds out when they answer again.
+    The main one is opened again after it was lost or dropped, never in between of a look and a KILL. `roll` is who is
+    registered, `silent` are those of them that did not answer, with the reason. `trouble` is whether the cluster's own
+    list missed its deadline; a thread finds out when it answers again.
     """
 
     def __init__(self, settings: Settings, direct: Direct = Direct.AUTO) -> None:
         self.settings = settings
         self.direct = direct
         self.capabilities: Capabilities
-        self.roll: tuple[Instance, ...] = ()
-        self.roll_is_certain = False
+        self.roll = Roll()
         self.silent: dict[str, str] = {}
         self.trouble = False
-        self.pd_silent = False
         self._names: dict[int, str] = {}
         self._owners: dict[str, Connection] = {}
         self._direct_works = False
         self._lock = threading.RLock()
+        self._opening = threading.Lock()
         self._closed = threading.Event()
         self._watch: threading.Thread | None = None
         self._probe: Connection | None = None
-        self._main = self._open(None)
+        try:
+            self._main = self._open(CONNECT_TIMEOUT)
+        except BaseException:
+            self._closed.set()  # nobody could end the thread that looks after silent instances
+            raise
 
     # -- the main connection -----------------------------------------------------------------------------------
 
@@ -56,9 +60,12 @@ class Link:
 
         After that its instance may be another one.
         """
-        if not self._main.open:
-            self._main = self._open(within)
-        return self._main
+        if self._closed.is_set():
+            raise NotConnectedError("This cluster was closed: connect again.")
+        with self._opening:
+            if not self._main.open:
+                self._main = self._open(CONNECT_TIMEOUT if within is None else max(within, _LEAST))
+            return self._main
 
     @property
     def open(self) -> bool:
@@ -83,23 +90,29 @@ class Link:
         for connection in (self._main, *owners):
             connection.close()
         if probe is not None:
-            probe.drop()
+            probe.close()
         if watch is not None:
             watch.join()
 
-    def _open(self, within: float | None) -> Connection:
+    def _open(self, within: float) -> Connection:
+        give_up = time.monotonic() + within
         connection = Connection(self.settings, within=within)
-        self.capabilities = routing.capabilities(connection)
+        global_kill, compatible = routing.introduce(connection, deadline=_left(give_up))
+        rights = routing.rights(connection, deadline=_left(give_up))
         self.refreshed = time.monotonic()
         try:
-            self.call(routing.instances(connection, deadline=_ROLL))
+            self.call(routing.instances(connection, deadline=min(_ROLL, _left(give_up))))
         except TidbMagicError:  # PD does not answer; who was registered before is still the best guess
-            self.pd_silent = True
+            self.pd_is_silent()
             self.troubled()
-            connection = Connection(self.settings, within=within)
-            routing.introduce(connection)
-            if not self.roll and (here := self.where(connection)):
-                self.roll = (Instance(here),)
+            connection = Connection(self.settings, within=_left(give_up))
+            routing.introduce(connection, deadline=_left(give_up))
+        if global_kill is None:  # security-enhanced mode: a server id of 0 says that it is off
+            servers = {one.server_id for one in self.roll.instances} - {None}
+            global_kill = 0 not in servers if servers else None
+        self.capabilities = Capabilities(global_kill, compatible, **rights)
+        if not self.roll.instances:
+            self.roll = replace(self.roll, instances=(Instance(self.where(connection) or _HERE),))
         return connection
 
     @property
@@ -117,24 +130,29 @@ class Link:
         if self.capabilities.global_kill:
             servers = {name: ConnectionId(number).server_id for name, number in seen.items()}
             self._names |= {server: name for name, server in servers.items() if server}
-        if not self.roll_is_certain:
-            known = {self.name(one) for one in self.roll}
-            self.roll += tuple(Instance(name) for name in seen if name not in known)
+        if not self.roll.certain:
+            known = tuple(one for one in self.roll.instances if one.name != _HERE)
+            new = tuple(Instance(name) for name in seen if name not in {self.name(one) for one in known})
+            self.roll = replace(self.roll, instances=known + new)
 
-    def call(self, roll: tuple[Instance, ...]) -> None:
+    def call(self, instances: tuple[Instance, ...]) -> None:
         """Note who is registered now, as PD says; nobody, if this user cannot see it."""
-        self.pd_silent = False
-        self.roll_is_certain = bool(roll)
-        self.roll = roll or self.roll
-        for gone in set(self.silent) - {self.name(one) for one in self.roll}:
+        self.roll = Roll(instances or self.roll.instances, certain=bool(instances))
+        for gone in set(self.silent) - {self.name(one) for one in self.roll.instances}:
             self.silent.pop(gone, None)
+
+    def pd_is_silent(self) -> None:
+        """Note that PD did not say who is registered."""
+        self.roll = replace(self.roll, pd_silent=True)
 
     def where(self, connection: Connection) -> str | None:
         """Return the INSTANCE of a connection, by what it says itself or by the server id in its id."""
-        if connection.instance is None and connection.id is not None and self.capabilities.global_kill:
-            server = connection.id.server_id
-            connection.instance = self._names.get(server or 0) or (f"server id {server}" if server else None)
-        return connection.instance
+        server = connection.id.server_id if connection.id is not None and self.capabilities.global_kill else None
+        if connection.instance is None and server in self._names:
+            connection.instance = self._names[server]
+        if connection.instance is not None:
+            return connection.instance
+        return f"server id {server}" if server else None
 
     def name(self, instance: Instance) -> str:
         """Return how the list names an instance."""
@@ -144,6 +162,8 @@ class Link:
         """Return an open connection on that instance, if there is one."""
         with self._lock:
             found = (self._main, *self._owners.values())
+        if name == _HERE:
+            return self._main if self._main.open else None
         return next((one for one in found if one.open and self.where(one) == name), None)
 
     def reach(self, instance: Instance, within: float) -> Connection:
@@ -157,14 +177,13 @@ class Link:
         name, give_up = self.name(instance), time.monotonic() + within
         if kept := self.kept(name):
             return kept
-        ours = (self.settings.host, self.settings.port)
-        through_balancer = not self._direct_works and all((one.host, one.port) != ours for one in self.roll)
+        through_balancer = not self._direct_works and not self._at_an_instance()
         way = routing.direct_settings(instance, self.settings, self.direct)
         if isinstance(way, Settings):
             try:
                 connection = self._keep(way, min(_DIRECT, within / 2 if through_balancer else within), name)
             except TidbMagicError as error:
-                if not through_balancer:
+                if not through_balancer or isinstance(error, AuthenticationError):
                     raise
                 why = str(error)
             else:
@@ -173,17 +192,22 @@ class Link:
         else:
             why = f"No direct connection: {way}."
         for _ in range(_ATTEMPTS):
-            if (left := give_up - time.monotonic()) <= 0:
+            if give_up <= time.monotonic():
                 break
-            with suppress(ConnectError):
-                return self._keep(self.settings, min(_ATTEMPT, left), name)
-            if kept := self.kept(name):  # found by another thread on its own search
+            with suppress(ConnectError, DeadlineError):
+                return self._keep(self.settings, min(_ATTEMPT, _left(give_up)), name)
+            if kept := self.kept(name):
                 return kept
         raise ConnectError(f"{why} {self.settings.address} did not lead there.")
 
+    def _at_an_instance(self) -> bool:
+        """Tell whether the address that a person gave is that of an instance, and no balancer's."""
+        ours = {(host, self.settings.port) for host in (self.settings.host, self._main.peer)}
+        return any((one.host, one.port) in ours for one in self.roll.instances)
+
     def prepare(self) -> None:
         """Open a connection to each instance in the background: the cluster's own list seems to miss its deadline."""
-        for instance in self.roll:
+        for instance in self.roll.instances:
             if not self.kept(self.name(instance)):
                 threading.Thread(target=self._prepare, args=(instance,), name="tidb_magic-reach", daemon=True).start()
 
@@ -193,20 +217,24 @@ class Link:
 
     def _keep(self, settings: Settings, within: float, wanted: str) -> Connection:
         """Open a connection and keep it for the instance that it turns out to be on."""
-        connection = Connection(settings, within=within)
-        where = None
+        if self._closed.is_set():
+            raise NotConnectedError("This cluster was closed: connect again.")
+        give_up = time.monotonic() + within
+        connection = Connection(settings, within=max(within, _LEAST))
+        where = kept = None
         try:
-            routing.introduce(connection)
+            routing.introduce(connection, deadline=_left(give_up))
             with self._lock:
                 where = self.where(connection)
-                if where is not None and not self.kept(where) and not self._closed.is_set():
-                    self._owners[where] = connection
+                kept = self.kept(where) if where else None  # another thread can have been first
+                if where and kept is None and not self._closed.is_set():
+                    kept = self._owners[where] = connection
         finally:
-            if connection not in self._owners.values():
+            if kept is not connection:
                 connection.close()
-        if where != wanted or not connection.open:
+        if where != wanted or kept is None:
             raise ConnectError(f"{settings.address} is on {where}.")
-        return connection
+        return kept
 
     # -- trouble -----------------------------------------------------------------------------------------------
 
@@ -216,20 +244,28 @@ class Link:
             if self.trouble or self._closed.is_set():
                 return
             self.trouble = True
+            self.silent.clear()
             self._watch = threading.Thread(target=self._look_after, name="tidb_magic-watch", daemon=True)
             self._watch.start()
 
     def _look_after(self) -> None:
         pause, longest = _RETRY
+        refused = set()
         while not self._closed.wait(pause):
             pause = min(pause * 1.5, longest)
-            for instance in self.roll:
-                if self.name(instance) in self.silent:
-                    with suppress(TidbMagicError):
-                        self.reach(instance, _DIRECT)
-                        self.silent.pop(self.name(instance), None)
+            for instance in self.roll.instances:
+                name = self.name(instance)
+                if name not in self.silent or name in refused or self._closed.is_set():
+                    continue
+                try:
+                    self.reach(instance, _DIRECT)
+                except AuthenticationError:
+                    refused.add(name)  # asking again would only fill its log
+                except TidbMagicError:
+                    continue
+                else:
+                    self.silent.pop(name, None)
             if self._answers_again():
-                self.silent.clear()
                 self.trouble = False
                 return
 
@@ -252,3 +288,7 @@ class Link:
             return False
         finally:
             self._probe.close()
+
+
+def _left(give_up: float) -> float:
+    return max(give_up - time.monotonic(), _LEAST)

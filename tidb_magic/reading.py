@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 from difflib import get_close_matches
 from time import monotonic
@@ -17,17 +18,17 @@ from tidb_magic.filters import Filters
 from tidb_magic.frames import ReadFrame
 from tidb_magic.gathering import Ask, Gathered, gather
 from tidb_magic.link import Link
-from tidb_magic.processlist import INFO_CUT, LENGTH, ProcessList, to_columns, to_frame
+from tidb_magic.processlist import INFO_CUT, LENGTH, OURS, ProcessList, to_columns, to_frame
 from tidb_magic.queries import query
-from tidb_magic.routing import Instance
-from tidb_magic.sessions import DEADLINE, GRACE, find_itself, milliseconds
+from tidb_magic.routing import Instance, Roll
+from tidb_magic.sessions import DEADLINE, GRACE, find_itself, hint
 from tidb_magic.settings import host_port
 from tidb_magic.views import InstanceList, SessionCounts
 
 LIMIT = 200  # rows
-_CLUSTER = "INFORMATION_SCHEMA.CLUSTER_PROCESSLIST"
 _NUMBERS = {"bigint", "int", "double"}
 Frame = TypeVar("Frame", bound=ReadFrame)
+_LEAST = 0.05  # seconds that any statement gets
 _RIGHTS_AGE = 30.0  # seconds after which a list that shows one user only makes us ask again whether it may show others
 
 
@@ -71,12 +72,21 @@ def read(  # noqa: PLR0913 (what is asked for, and how)
     order = f"{_quoted(by)} {'DESC' if link.columns[by] in _NUMBERS else 'ASC'}"
     statement = "processlist_idle" if filters.everything else "processlist"
 
-    def ask(connection: Connection, instance: str | None, within: float) -> list[Result]:
+    def ask(connection: Connection, instance: str | None, give_up: float) -> list[Result]:
         columns = ", ".join(_selected(name, full=full) for name in connection.columns)
         parts = {"columns": columns, "order": order}
-        results = [_run(connection, statement, filters, instance, within, limit=limit, parts=parts)]
-        if not results[0].data[0] and not filters.everything:
-            results.append(_run(connection, "count", filters, instance, within))
+        # Sessions that are listed twice show where all are listed. A limit can hide them, and a count does.
+        all_show = filters.everything and limit > LIMIT
+        source = _source(instance, once=not all_show)
+        results = [_run(connection, statement, filters, source, give_up, limit=limit, parts=parts)]
+        found = results[0].by_name
+        twice = len(set(zip(found["INSTANCE"], found["ID"], strict=True))) < len(found["ID"])
+        if instance is None and all_show and (twice or len(found["ID"]) == limit):
+            results = [
+                _run(connection, statement, filters, _source(None, once=True), give_up, limit=limit, parts=parts)
+            ]
+        if not found["ID"] and not filters.everything:
+            results.append(_run(connection, "count", filters, source, give_up))
         if instance is None and connection.instance is None:
             find_itself(connection, results[0])
         return results
@@ -114,8 +124,8 @@ def count_by(
         "groups": ", ".join(groups.values()),
     }
 
-    def ask(connection: Connection, instance: str | None, within: float) -> list[Result]:
-        return [_run(connection, "count_by", filters, instance, within, parts=parts)]
+    def ask(connection: Connection, instance: str | None, give_up: float) -> list[Result]:
+        return [_run(connection, "count_by", filters, _source(instance, once=True), give_up, parts=parts)]
 
     gathered = _gather(link, ask, filters, deadline)
     frame = pd.concat([_frame(results[0]) for results in gathered.parts], ignore_index=True)
@@ -132,18 +142,18 @@ def list_instances(link: Link, *, deadline: float = DEADLINE) -> InstanceList:
     """List the registered instances, with the sessions of each. As `read` for the rest."""
     parts = {"columns": "INSTANCE", "groups": "INSTANCE"}
 
-    def ask(connection: Connection, instance: str | None, within: float) -> list[Result]:
+    def ask(connection: Connection, instance: str | None, give_up: float) -> list[Result]:
         if instance is None:
             with suppress(ServerError):
-                link.call(routing.instances(connection, deadline=within))
-        return [_run(connection, "count_by", Filters(), instance, within, parts=parts)]
+                link.call(routing.instances(connection, deadline=max(give_up - monotonic(), _LEAST)))
+        return [_run(connection, "count_by", Filters(), _source(instance, once=True), give_up, parts=parts)]
 
     gathered = _gather(link, ask, Filters(), deadline)
     counts = pd.concat([_frame(results[0]) for results in gathered.parts]).set_index("INSTANCE")
-    if gathered.complete and not link.roll_is_certain:
-        link.roll = tuple(Instance(name) for name in counts.index)  # no table names them; these were seen
+    if gathered.complete and not link.roll.certain:
+        link.roll = Roll(tuple(Instance(name) for name in counts.index))  # no table names them; these were seen
     taken_at = datetime.now().astimezone()
-    by_age = sorted(link.roll, key=_uptime, reverse=True)
+    by_age = sorted(link.roll.instances, key=_uptime, reverse=True)
     latest = {link.name(one): one for one in by_age}  # a restart leaves two with one name
     answering = [one for name, one in latest.items() if name not in gathered.missing]
     rows = [
@@ -167,7 +177,7 @@ def list_instances(link: Link, *, deadline: float = DEADLINE) -> InstanceList:
 
 
 def _frame(result: Result) -> pd.DataFrame:
-    return pd.DataFrame(to_columns(result, result.columns))
+    return pd.DataFrame(to_columns(result, [name for name in result.columns if not name.startswith(OURS)]))
 
 
 def _check(limit: int) -> None:
@@ -204,22 +214,36 @@ def _grouped(name: str) -> str:
     return f"LEFT(CAST(INFO AS BINARY), {INFO_CUT})" if name == "INFO" else _quoted(name)
 
 
+@dataclass(frozen=True)
+class _Source:
+    """Which sessions are meant: those of an instance, or of the whole cluster."""
+
+    name: str
+    instance: str | None
+
+
+def _source(instance: str | None, *, once: bool) -> _Source:
+    return _Source("here" if instance is not None else "once" if once else "everywhere", instance)
+
+
 def _run(  # noqa: PLR0913 (a statement and where it runs)
     connection: Connection,
     statement: str,
     filters: Filters,
-    instance: str | None,
-    within: float,
+    source: _Source,
+    give_up: float,
     *,
     limit: int = LIMIT,
     parts: Mapping[str, str] | None = None,
 ) -> Result:
-    """Run a statement on the whole cluster's sessions, or on those of the one instance that the connection is on."""
-    args = {**filters.parameters, "limit": limit, "milliseconds": milliseconds(within), "instance_name": instance}
-    sessions = _CLUSTER if instance is None else f"(\n{query('here')}\n) AS here"
-    sql = query(statement, sessions=sessions, condition=filters.condition, **(parts or {}))
+    within = max(give_up - monotonic(), _LEAST)
+    milliseconds = {"milliseconds": hint(within)}
+    args = {**filters.parameters, **milliseconds, "limit": limit, "instance_name": source.instance}
+    sessions = query(source.name, condition=filters.condition)
     # The server is asked to end it by itself; the deadline on our side is for when it cannot.
-    return connection.query(sql, args, deadline=within + GRACE if instance is None else within, leave=True)
+    grace = GRACE if source.instance is None else 0
+    sql = query(statement, sessions=sessions, **(parts or {}))
+    return connection.query(sql, args, deadline=within + grace, leave=True)
 
 
 def _gather(link: Link, ask: Ask, filters: Filters, deadline: float) -> Gathered:

@@ -49,6 +49,18 @@ class Instance:
     uptime: str | None = field(default=None, compare=False)
 
 
+@dataclass(frozen=True)
+class Roll:
+    """Who is registered: as PD said when it was last asked (`certain`), or as was seen in a list.
+
+    `pd_silent` is whether PD did not answer that question.
+    """
+
+    instances: tuple[Instance, ...] = ()
+    certain: bool = False
+    pd_silent: bool = False
+
+
 class Route(StrEnum):
     """How a KILL reaches its session."""
 
@@ -100,29 +112,18 @@ def _loopback(host: str) -> bool:
     return address.is_loopback or address.is_unspecified
 
 
-def capabilities(connection: Connection) -> Capabilities:
-    """Ask an instance what it can do, and what this user may do; learn what the process list has there."""
-    config = introduce(connection)
-    if config is None:
-        held = server_ids(connection)
-        global_kill, compatible = None if held is None else 0 not in held, None
-    else:
-        global_kill, compatible = config
-    return Capabilities(global_kill, compatible, **rights(connection))
-
-
-def introduce(connection: Connection) -> tuple[bool | None, bool | None] | None:
+def introduce(connection: Connection, *, deadline: float = _DEADLINE) -> tuple[bool | None, bool | None]:
     """Learn where a connection is and what the process list has there.
 
-    Return whether global kill and compatible-kill-query are on there; None in security-enhanced mode, where neither
-    these nor the address are told.
+    Return whether global kill and compatible-kill-query are on there. In security-enhanced mode neither these nor the
+    address are told.
     """
-    columns = connection.query(query("columns"), deadline=_DEADLINE).rows
+    columns = connection.query(query("columns"), deadline=deadline).rows
     connection.columns = dict(columns)
     try:
-        (row,) = connection.query(query("capabilities"), deadline=_DEADLINE).rows
+        (row,) = connection.query(query("capabilities"), deadline=deadline).rows
     except ServerError:
-        return None
+        return None, None
     global_kill, compatible, host, port = row
     if host and port:
         connection.instance = host_port(host, port)
@@ -199,9 +200,9 @@ def _version(text: str | None) -> str | None:
     return version if version not in ("", "None") else None
 
 
-def rights(connection: Connection) -> dict[str, bool]:
+def rights(connection: Connection, *, deadline: float = _DEADLINE) -> dict[str, bool]:
     """Ask what this user may see and end, as Capabilities has it."""
-    held = granted(connection.query(query("grants"), deadline=_DEADLINE))
+    held = granted(connection.query(query("grants"), deadline=deadline))
     return {"see_others": not held.isdisjoint(_SEE), "kill_others": not held.isdisjoint(_KILL)}
 
 

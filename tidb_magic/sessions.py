@@ -54,7 +54,7 @@ def look(connection: Connection, ids: Sequence[int], *, deadline: float = DEADLI
     DeadlineError, ConnectError, ServerError, Interrupted
     """
     own = () if connection.id is None else (int(connection.id),)
-    args = {"ids": (*ids, *own), "milliseconds": milliseconds(deadline)}
+    args = {"ids": (*ids, *own), "milliseconds": hint(deadline)}
     result = connection.query(query("sessions"), args, deadline=deadline + GRACE)
     itself = find_itself(connection, result)
     missing = silent(result.warnings) or (("an instance",) if result.warnings else ())
@@ -91,6 +91,6 @@ def find_itself(connection: Connection, result: Result) -> Session | None:
     return None
 
 
-def milliseconds(deadline: float) -> int:
+def hint(deadline: float) -> int:
     """Return a deadline as the hint takes it. 0 would be none."""
     return max(1, round(deadline * 1000))

@@ -12,8 +12,8 @@ def query(name: str, **parts: str) -> str:
 
     >>> query("identify").split()[:2]
     ['SELECT', 'CONNECTION_ID(),']
-    >>> query("count", sessions="T", condition="USER = '{sessions}'").splitlines()[-1]
-    "WHERE USER = '{sessions}'"
+    >>> query("everywhere", condition="USER = '{condition}'").splitlines()[-1]
+    "WHERE USER = '{condition}'"
     """
     return _PART.sub(lambda found: parts[found[1]], _text(name))
 

@@ -5,7 +5,8 @@ SELECT /*+ MAX_EXECUTION_TIME(%(milliseconds)s) */ {columns},
        CAST(SUM(COMMAND <> 'Sleep' OR TxnStart <> '') AS SIGNED) AS ACTIVE,
        MAX(IF(COMMAND <> 'Sleep' OR TxnStart <> '', TIME, NULL)) AS LONGEST,
        CAST(SUM(IF(MEM < 1 << 62, MEM, 0)) AS SIGNED) AS MEMORY
-FROM {sessions}
-WHERE {condition}
+FROM (
+{sessions}
+) AS found
 GROUP BY {groups}
 ORDER BY SESSIONS DESC, {groups}

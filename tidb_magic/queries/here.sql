@@ -1,3 +1,7 @@
--- The sessions of one instance, asked on that instance itself, with the columns of CLUSTER_PROCESSLIST.
-SELECT %(instance_name)s AS INSTANCE, PROCESSLIST.*
-FROM INFORMATION_SCHEMA.PROCESSLIST
+-- The same of one instance, asked on that instance itself.
+SELECT *
+FROM (
+    SELECT %(instance_name)s AS INSTANCE, PROCESSLIST.*
+    FROM INFORMATION_SCHEMA.PROCESSLIST
+) AS CLUSTER_PROCESSLIST
+WHERE {condition}

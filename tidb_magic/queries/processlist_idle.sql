@@ -1,6 +1,7 @@
 -- All sessions, idle ones included. As processlist.sql otherwise.
 SELECT /*+ MAX_EXECUTION_TIME(%(milliseconds)s) */ {columns}, COUNT(*) OVER () AS tidb_magic_matched
-FROM {sessions}
-WHERE {condition}
+FROM (
+{sessions}
+) AS found
 ORDER BY {order}, INSTANCE, ID
 LIMIT %(limit)s
