@@ -108,7 +108,7 @@ class _Answer(pymysql.connections.MySQLResult):
     """Rows taken apart in one loop: 2,000 sessions are 38,000 fields, for each of which PyMySQL makes three calls.
 
     Each text and number is converted once an answer: most of a list's values are there many times. With PyMySQL's own
-    reading `%tidb_ps --idle` took 1.5 times as long as its SELECT, with this one 1.06 times (`python -m benchmarks`).
+    reading `%tidb_ps --idle` took 1.5 times as long as its SELECT, with this one 1.1 times (`python -m benchmarks`).
     """
 
     data: Sequence[list[Any]] = ()
