@@ -325,6 +325,27 @@ def test_a_kept_connection_that_was_lost_is_opened_again(
     fragile.resume(2)
 
 
+def test_a_password_that_was_changed_meanwhile_is_not_tried_again_and_again(
+    fragile: Playground, cluster: Cluster
+) -> None:
+    """Some accounts are locked after a few wrong ones."""
+    with Client(fragile) as root:
+        root.query("CREATE USER IF NOT EXISTS changed IDENTIFIED BY 'before'")
+        with tidb_magic.connect(fragile.url(0).replace("root", "changed"), password="before") as theirs:
+            fragile.freeze(1)
+            assert theirs.processlist(deadline=0.5).missing == (fragile.status_address(1),)
+            watch = theirs._link._watch
+            assert watch is not None
+            assert watch.is_alive()
+            root.query("ALTER USER changed IDENTIFIED BY 'after' FAILED_LOGIN_ATTEMPTS 3 PASSWORD_LOCK_TIME 1")
+            eventually(lambda: not watch.is_alive())
+            assert len(theirs.processlist(idle=True)) >= 1  # by the connections that are open
+        fragile.resume(1)
+        with tidb_magic.connect(fragile.url(0).replace("root", "changed"), password="after") as again:
+            assert again.processlist().complete
+        root.query("DROP USER changed")
+
+
 def test_threads_that_share_a_cluster_do_not_wait_for_each_other_nor_blame_a_healthy_instance(
     fragile: Playground, cluster: Cluster, crowd: list[Client]
 ) -> None:

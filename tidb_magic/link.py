@@ -191,14 +191,23 @@ class Link:
                 return connection
         else:
             why = f"No direct connection: {way}."
+        if found := self._through_balancer(name, give_up):
+            return found
+        raise ConnectError(f"{why} {self.settings.address} did not lead there.")
+
+    def _through_balancer(self, name: str, give_up: float) -> Connection | None:
+        """Connect to the given address until it leads to that instance."""
         for _ in range(_ATTEMPTS):
             if give_up <= time.monotonic():
                 break
-            with suppress(ConnectError, DeadlineError):
+            try:
                 return self._keep(self.settings, min(_ATTEMPT, _left(give_up)), name)
-            if kept := self.kept(name):
-                return kept
-        raise ConnectError(f"{why} {self.settings.address} did not lead there.")
+            except AuthenticationError:
+                raise  # each try counts, and some accounts are locked after a few
+            except (ConnectError, DeadlineError):  # that one is another, or silent: the next can be the one
+                if kept := self.kept(name):
+                    return kept
+        return None
 
     def _at_an_instance(self) -> bool:
         """Tell whether the address that a person gave is that of an instance, and no balancer's."""
@@ -265,18 +274,25 @@ class Link:
                     continue
                 else:
                     self.silent.pop(name, None)
-            if self._answers_again():
-                self.trouble = False
-                return
+            try:
+                if self._answers_again():
+                    self.trouble = False
+                    return
+            except AuthenticationError:
+                return  # each try counts, and some accounts are locked after a few
 
     def _answers_again(self) -> bool:
         """Ask who is registered, then for the cluster's own list, on a connection that nobody else uses."""
         with self._lock:
             ways = [self.settings, *(one.settings for one in self._owners.values() if one.open)]
         for settings in ways:
-            with suppress(TidbMagicError):
+            try:
                 self._probe = Connection(settings, within=_DIRECT)
                 break
+            except AuthenticationError:
+                raise
+            except TidbMagicError:
+                continue
         else:
             return False
         try:
