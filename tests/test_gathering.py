@@ -14,7 +14,7 @@ import tidb_magic
 from tests.balancer import Balancer
 from tests.clients import LONG_SELECT, Client, eventually, statements
 from tests.conftest import furnish
-from tidb_magic import Cluster, ProcessList, gathering, routing
+from tidb_magic import Cluster, ProcessList, gathering, reading, routing
 from tidb_magic.connection import Connection
 from tidb_magic.driver import Result
 from tidb_magic.errors import DeadlineError, Interrupted, NotConnectedError, ServerError, TidbMagicError
@@ -106,12 +106,12 @@ def test_one_frozen_instance_costs_the_deadline_once_and_is_named_until_it_wakes
     assert left_running(fragile, 0, connection.token) == []
     assert left_running(fragile, 2, connection.token) == []
 
-    kept = {one.id for one in cluster._link._owners.values() if one.open}
+    kept = {one.id for one in cluster._link._owners if one.open}
     spent, listed = timed(cluster)
     assert spent < 0.5
     assert (ids(listed), listed.missing) == (of(crowd[0], crowd[2]), (silent,))
     assert listed.matched == 2
-    assert {one.id for one in cluster._link._owners.values() if one.open} == kept  # used again
+    assert {one.id for one in cluster._link._owners if one.open} == kept  # used again
     instances = cluster.instances()
     row = instances[instances["INSTANCE"] == silent]
     assert list(row["ANSWERING"]) == [False]
@@ -436,7 +436,7 @@ def test_closing_in_trouble_leaves_no_thread_and_no_connection(fragile: Playgrou
     finally:
         fragile.resume("pd")
     eventually(lambda: not [one.name for one in threading.enumerate() if one.name.startswith("tidb_magic")])
-    assert all(not one.open for one in [cluster._link._main, *cluster._link._owners.values()])
+    assert all(not one.open for one in [cluster._link._main, *cluster._link._owners])
 
 
 def test_where_no_table_names_the_instances_the_seen_ones_are_listed(
@@ -461,7 +461,7 @@ def test_where_no_table_names_the_instances_the_seen_ones_are_listed(
         cloud._link.trouble = True
         alone = cloud.processlist(user="crowd")
         assert not alone.complete
-        assert "Which instances are registered is not visible here." in repr(alone)
+        assert "Which instances are registered was not found out." in repr(alone)
         cloud._link.trouble = False
 
 
@@ -500,6 +500,11 @@ def test_an_instance_restarted_within_a_minute_shows_no_session_twice(
             assert listed.matched + listed.hidden == 5
             assert len(listed) == min(listed.limit, listed.matched)
             assert listed["ID"].is_unique
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(reading, "LIMIT", 2)  # a larger limit is taken to list all, until it turns out not to
+            listed = cluster.processlist(instance=silent, user="crowd", idle=True, limit=4, sort="INSTANCE")
+            assert (listed.matched, len(listed)) == (5, 4)
+            assert len(cluster.processlist(instance=silent, user="crowd", idle=True, limit=100)) == 5
         counts = cluster.count_by("INSTANCE", user="crowd")
         assert list(counts[counts["INSTANCE"] == silent]["SESSIONS"]) == [5]
         for client in more:

@@ -69,6 +69,11 @@ class Connection:
         """Whether it can still be used."""
         return self._driver.open
 
+    @property
+    def busy(self) -> bool:
+        """Whether a statement of another thread runs on it."""
+        return self._lock.locked()
+
     def close(self) -> None:
         """End the session, also under a thread that waits for an answer."""
         wake_up = not self._lock.acquire(blocking=False)

@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tidb_magic import routing
 from tidb_magic.connection import Connection
@@ -142,7 +142,7 @@ class _Apart:
         if roll.pd_silent:
             remarks.append("PD does not answer, so who is registered now is not known; our question ends within 6 s.")
         elif not roll.certain:
-            remarks.append("Which instances are registered is not visible here.")
+            remarks.append("Which instances are registered was not found out.")
         remarks += [f"Answered: {', '.join(sorted(self.heard))}.", *reasons]
         complete = not missing and roll.certain and not roll.pd_silent
         return Gathered(tuple(self.heard.values()), complete, missing, tuple(remarks))
@@ -156,25 +156,18 @@ class _Apart:
         reached_by = time.monotonic() + _APART
         waiting = {self.executor.submit(self._ask_one, one, reached_by): name for name, one in asked.items()}
         wait(waiting, timeout=max(self.give_up - time.monotonic(), 0))
-        slow, refused = [], None
+        refused = None
         for future, name in waiting.items():
             try:
                 self.heard[name] = future.result(timeout=0)
             except TimeoutError:
-                slow.append(name)
-                self.unheard[name] = "it did not answer in time"
+                self.unheard[name] = link.silent[name] = "it did not answer in time"
             except ServerError as error:
                 refused = error
                 self.unheard[name] = str(error)
             except TidbMagicError as error:
-                self.unheard[name] = str(error)
-                if isinstance(error, DeadlineError):
-                    slow.append(name)
-                else:
-                    link.silent[name] = str(error)
-        if self.heard:  # where nobody is in time it is the statement that is slow
-            link.silent |= {name: self.unheard[name] for name in slow}
-        elif refused is not None:
+                self.unheard[name] = link.silent[name] = str(error)
+        if refused is not None and not self.heard:
             raise refused
 
     def _ask_one(self, instance: Instance, reached_by: float) -> list[Result]:
@@ -195,14 +188,18 @@ class _Apart:
     def _call_the_roll(self) -> Roll:
         """Ask somebody who answers which instances are registered now; PD can be silent too."""
         link = self.link
-        connection = next((kept for name in self.heard if (kept := link.kept(name))), None)
-        if connection is not None and not link.roll.pd_silent:
+        if link.roll.pd_silent:
+            return link.roll
+        left = 0 if self.problem else self.give_up - time.monotonic()
+        for connection in [kept for name in self.heard if (kept := link.kept(name))]:
             try:
-                left = 0 if self.problem else self.give_up - time.monotonic()
                 link.call(routing.instances(connection, deadline=max(_ROLL, min(left, 1.0))))
-            except TidbMagicError:
+            except DeadlineError:
                 link.pd_is_silent()
-        return link.roll
+            except TidbMagicError:  # it was lost meanwhile
+                continue
+            return link.roll
+        return replace(link.roll, certain=False)
 
     def _left_over(self) -> list[str]:
         """Say what of ours may still run."""

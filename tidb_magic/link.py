@@ -40,7 +40,7 @@ class Link:
         self.silent: dict[str, str] = {}
         self.trouble = False
         self._names: dict[int, str] = {}
-        self._owners: dict[str, Connection] = {}
+        self._owners: list[Connection] = []
         self._direct_works = False
         self._lock = threading.RLock()
         self._opening = threading.Lock()
@@ -86,7 +86,7 @@ class Link:
         """Close all connections and end the thread that looks after silent instances."""
         self._closed.set()
         with self._lock:
-            watch, probe, owners = self._watch, self._probe, list(self._owners.values())
+            watch, probe, owners = self._watch, self._probe, list(self._owners)
         for connection in (self._main, *owners):
             connection.close()
         if probe is not None:
@@ -159,12 +159,15 @@ class Link:
         return self._names.get(instance.server_id or 0, instance.name)
 
     def kept(self, name: str) -> Connection | None:
-        """Return an open connection on that instance, if there is one."""
+        """Return a connection on that instance that nobody waits on, if there is one.
+
+        One that is busy may be waiting for its deadline, which ends it.
+        """
         with self._lock:
-            found = (self._main, *self._owners.values())
+            found = [one for one in (self._main, *self._owners) if one.open and not one.busy]
         if name == _HERE:
-            return self._main if self._main.open else None
-        return next((one for one in found if one.open and self.where(one) == name), None)
+            return self._main if self._main in found else None
+        return next((one for one in found if self.where(one) == name), None)
 
     def reach(self, instance: Instance, within: float) -> Connection:
         """Return a connection on that instance: one that is kept, a direct one, or one through the same balancer.
@@ -237,7 +240,8 @@ class Link:
                 where = self.where(connection)
                 kept = self.kept(where) if where else None  # another thread can have been first
                 if where and kept is None and not self._closed.is_set():
-                    kept = self._owners[where] = connection
+                    self._owners = [*(one for one in self._owners if one.open), connection]
+                    kept = connection
         finally:
             if kept is not connection:
                 connection.close()
@@ -284,7 +288,7 @@ class Link:
     def _answers_again(self) -> bool:
         """Ask who is registered, then for the cluster's own list, on a connection that nobody else uses."""
         with self._lock:
-            ways = [self.settings, *(one.settings for one in self._owners.values() if one.open)]
+            ways = [self.settings, *(one.settings for one in self._owners if one.open)]
         for settings in ways:
             try:
                 self._probe = Connection(settings, within=_DIRECT)
