@@ -173,7 +173,7 @@ class _Apart:
     def _ask_one(self, instance: Instance, reached_by: float) -> list[Result]:
         link, name = self.link, self.link.name(instance)
         for attempt in (1, 2):
-            connection = link.reach(instance, min(reached_by, self.give_up) - time.monotonic())
+            connection = link.reach(instance, min(reached_by, self.give_up) - time.monotonic(), share=attempt == 1)
             try:
                 return self.ask(connection, name, self.give_up)
             except DeadlineError:
@@ -183,6 +183,7 @@ class _Apart:
             except ConnectError:
                 if attempt == 2:
                     raise
+                reached_by = time.monotonic() + _APART
         raise AssertionError("never reached")
 
     def _call_the_roll(self) -> Roll:

@@ -158,19 +158,22 @@ class Link:
         """Return how the list names an instance."""
         return self._names.get(instance.server_id or 0, instance.name)
 
-    def kept(self, name: str) -> Connection | None:
+    def kept(self, name: str, *, share: bool = False) -> Connection | None:
         """Return a connection on that instance that nobody waits on, if there is one.
 
-        One that is busy may be waiting for its deadline, which ends it.
+        To `share` also one that is busy, but not the main one: that may be waiting for its deadline, which ends it.
         """
         with self._lock:
             found = [one for one in (self._main, *self._owners) if one.open and not one.busy]
+            found += [one for one in self._owners if one.open and share]
         if name == _HERE:
             return self._main if self._main in found else None
         return next((one for one in found if self.where(one) == name), None)
 
-    def reach(self, instance: Instance, within: float) -> Connection:
+    def reach(self, instance: Instance, within: float, *, share: bool = False) -> Connection:
         """Return a connection on that instance: one that is kept, a direct one, or one through the same balancer.
+
+        To `share` also one that is busy.
 
         Raises
         ------
@@ -178,7 +181,7 @@ class Link:
             There is no way to it now, and why.
         """
         name, give_up = self.name(instance), time.monotonic() + within
-        if kept := self.kept(name):
+        if kept := self.kept(name, share=share):
             return kept
         through_balancer = not self._direct_works and not self._at_an_instance()
         way = routing.direct_settings(instance, self.settings, self.direct)
