@@ -1,8 +1,12 @@
 """KILL's grammar, beside the real server's."""
 
+import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
 import pymysql
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from tests.clients import Client
@@ -94,3 +98,134 @@ def test_any_text_is_parsed_or_refused_with_its_column(text: str) -> None:
 def test_the_own_connection_is_understood() -> None:
     assert parse_kill("KILL TIDB CONNECTION_ID()") == KillStatement(None, tidb=True)
     assert parse_kill("KILL CONNECTION_ID ( ) ;").sql == "KILL TIDB CONNECTION_ID()"
+
+
+def numbers() -> st.SearchStrategy[str]:
+    """Return decimal ids around the powers of two where layouts, floats and types end, also with leading zeros."""
+    edges = [0, 101, 2**20, 2**21, 2**31, 2**32, 2**53, 2**63, 2**64, 10**25]
+    near = st.builds(lambda edge, more: max(edge + more, 0), st.sampled_from(edges), st.integers(-7, 7))
+    return st.builds(lambda zeros, number: f"{zeros}{number}", st.sampled_from(["", "", "0", "000"]), near)
+
+
+WORDS = [
+    *("KILL", "kill", "TIDB", "tIdB", "CONNECTION", "QUERY", "query", "CONNECTION_ID", "`CONNECTION_ID`", "`KILL`"),
+    *(
+        "(",
+        ")",
+        ";",
+        ";;",
+        "rand()",
+        "foo()",
+        "-1",
+        "+5",
+        "1.5",
+        "1e3",
+        "0x10",
+        "0b1",
+        "x'1'",
+        "'5'",
+        '"5"',
+        "@x",
+        "@@y",
+    ),
+    *("?", "5a", "5$", "5_", ",", "(5)", "USER", "ALL", "HARD", "SELECT", "a.b", "`QUERY`", "CONNECTION_ID()"),
+]
+GAPS = [
+    *(" ", "  ", "\t", "\n", "\r\n", "\v", "\f", "/**/", "/* x */", "/* ; */", "/***/", "/* * / */", "-- x\n", "--\n"),
+    *("# x\n", "--\tx\n", "/*+ x */", "/*M! x */", "/*T x */", "/*t! QUERY */", "/*!*/", "/*! */", "/*!50000 */"),
+    *("/*T!*/", "/*T! */"),
+]
+ODD = [
+    *("", "\xa0", "\u3000", "--x\n", "/*", "*/", "/*!", "/*!50000", "/*!5000 */", "/*!123456 */", "/*T!", "/* /* */"),
+    *("/*/", "--", "#", "\x00", "\\", "`", "'", '"', "-", "/", "*", "\ufeff", "é", ";"),
+]
+OPENED = ["/*!", "/*! ", "/*!50000 ", "/*!50000", "/*!99999 ", "/*T! ", "/*T!"]
+
+
+@st.composite
+def statements(draw: st.DrawFn) -> str:
+    """Return a KILL, or something near one."""
+    parts = ["KILL", *draw(st.sampled_from([[], [], ["TIDB"], ["tidb"]]))]
+    parts += draw(st.sampled_from([[], [], ["QUERY"], ["CONNECTION"], ["Query"]]))
+    parts.append(draw(numbers() | numbers() | numbers() | st.sampled_from(["CONNECTION_ID()", "connection_id ( )"])))
+    parts += draw(st.sampled_from([[], [], [";"], ["; ;"]]))
+    for _ in range(draw(st.sampled_from([0, 0, 1, 2]))):
+        at = draw(st.integers(0, len(parts)))
+        parts[at : at + draw(st.integers(0, 1))] = draw(
+            st.sampled_from([[], [draw(st.sampled_from(WORDS) | numbers())]])
+        )
+    if parts and draw(st.integers(0, 3)) == 0:
+        first = draw(st.integers(0, len(parts) - 1))
+        last = draw(st.integers(first, len(parts) - 1))
+        parts[first] = draw(st.sampled_from(OPENED)) + parts[first]
+        parts[last] += draw(st.sampled_from(["*/", " */", "*/", ""]))
+    gaps = st.sampled_from(GAPS * 3 + ODD)
+    text = draw(st.sampled_from(["", "", " ", "/*x*/", ";", "-- x\n"]))
+    text += "".join(part + (draw(gaps) if at < len(parts) else "") for at, part in enumerate(parts, start=1))
+    return text + draw(st.sampled_from(["", "", " ", "-- x", "# x", "/* x */", "--", "/*!", "*/", "\n", "/*"]))
+
+
+@pytest.fixture(scope="module")
+def server(playground: Playground) -> Iterator[Callable[[str], int]]:
+    """Return a function that sends a statement and returns the error number, 0 for none."""
+    with ExitStack() as stack:
+        clients = [stack.enter_context(Client(playground, charset="utf8mb4"))]
+
+        def send(text: str) -> int:
+            try:
+                clients[-1].query(text)
+            except pymysql.Error as error:
+                if isinstance(error, pymysql.ProgrammingError) and error.args == ("execute() first",):
+                    return 0  # nothing was answered: an empty statement
+                code = int(error.args[0])
+                if code in OWN:  # it named its own connection
+                    clients.append(stack.enter_context(Client(playground, charset="utf8mb4")))
+                    return 0
+                return NO_SUCH_FUNCTION if "Invalid operation" in str(error.args[1]) else code
+            return 0
+
+        yield send
+
+
+OWN = (0, 1317, 2006, 2013)
+NO_SUCH_FUNCTION = -1
+SEVERAL = 8130  # statements in one
+
+
+def belongs(digits: str, live: set[int]) -> bool:
+    """Tell whether an id can be somebody's. Five digits before it can be a version, as in /*!500005."""
+    return digits != "" and int(digits) < 2**64 and ConnectionId(digits).server_id in live
+
+
+@settings(max_examples=4000, deadline=None, suppress_health_check=list(HealthCheck))
+@given(text=statements())
+def test_tidb_answers_1064_if_and_only_if_the_parser_raises(
+    playground: Playground, server: Callable[[str], int], live: set[int], text: str
+) -> None:
+    assume(not any(belongs(run[start:], live) for run in re.findall(r"\d+", text) for start in range(6)))
+    assume(not text.endswith("\0"))  # the protocol takes one off, it is not the grammar's
+    code = server(text)
+    try:
+        parse_kill(text)
+    except KillSyntaxError:
+        nothing = code == 0 and not re.search("kill(?!`)", text, re.IGNORECASE)  # an empty statement is none of ours
+        assert code in (1064, NO_SUCH_FUNCTION, SEVERAL) or nothing, text
+    else:
+        assert code == 0, text
+
+
+@pytest.fixture(scope="module")
+def live(playground: Playground) -> set[int]:
+    """Return the server ids whose connection ids somebody has."""
+    with Client(playground) as root:
+        rows = root.query("SELECT SERVER_ID FROM INFORMATION_SCHEMA.CLUSTER_INFO WHERE TYPE = 'tidb'")
+    return {int(row[0]) for row in rows}
+
+
+@pytest.mark.parametrize(
+    "text", ["KILL /*T![auto_rand] QUERY */ 2097158", "KILL /*T![nosuch] QUERY */ 2097158", "KILL CONNECTION_ID(5)"]
+)
+def test_what_tidb_takes_for_something_else_than_it_seems_is_refused(text: str, server: Callable[[str], int]) -> None:
+    assert server(text) == 0
+    with pytest.raises(KillSyntaxError):
+        parse_kill(text)

@@ -2,7 +2,12 @@
 
     KILL [TIDB] [CONNECTION | QUERY] <decimal id> | CONNECTION_ID()
 
-`CONNECTION_ID()` is accepted without CONNECTION or QUERY only. TiDB 8.5.6, measured.
+`CONNECTION_ID()` is accepted without CONNECTION or QUERY only. Comments, executable ones too, and any number of
+semicolons around it are TiDB's own (8.5.6, measured; tests/test_grammar.py compares with the real server).
+
+Two things that TiDB accepts are refused, because they mean another thing than they seem to: a comment for some features
+only, as in ``KILL /*T![feature] QUERY */ 5``, counts on one version and not on another; and arguments of CONNECTION_ID
+are ignored.
 """
 
 import re
@@ -11,8 +16,17 @@ from dataclasses import dataclass
 from tidb_magic.connection_id import ConnectionId
 from tidb_magic.errors import ConnectionIdError, KillSyntaxError
 
-_SKIP = re.compile(r"(?:\s+|/\*(?![!+T])(?:[^*]|\*(?!/))*\*/|--(?=\s|$)[^\n]*|\#[^\n]*)*")
-_TOKEN = re.compile(r"\d+(?![\w$.])|\w[\w$]*|.", re.DOTALL | re.ASCII)
+_BLANK = re.compile(
+    r"""
+      [ \t\n\v\f\r]+                       # white space of other alphabets is none
+    | /\*(?!T?!)(?:[^*]|\*(?!/))*\*/
+    | --(?=[ \t\n\v\f\r]|$)[^\n]*
+    | \#[^\n]*
+    """,
+    re.VERBOSE,
+)
+_EXECUTABLE = re.compile(r"/\*(?:T!(?!\[)|!(?:[0-9]{5})?)")
+_TOKEN = re.compile(r"[0-9]+(?![\w$.])|\w[\w$]*|`(?:[^`]|``)*`|.", re.DOTALL | re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -49,19 +63,22 @@ def parse_kill(text: str) -> KillStatement:
     tidb_magic.errors.KillSyntaxError: Expected a connection id (digits only), found 'all' (column 12)
     """
     tokens = _Tokens(text)
+    while tokens.take(";"):
+        pass
     if not tokens.take("KILL"):
         raise tokens.error("Expected KILL")
     tidb = tokens.take("TIDB")
     query = tokens.take("QUERY")
     scoped = query or tokens.take("CONNECTION")
-    if not scoped and tokens.take("CONNECTION_ID"):
+    if not scoped and (tokens.take("CONNECTION_ID") or tokens.take("`CONNECTION_ID`")):
         for bracket in "()":
             if not tokens.take(bracket):
                 raise tokens.error(f"Expected {bracket!r}")
         number = None
     else:
         number = tokens.take_id()
-    tokens.take(";")
+    while tokens.take(";"):
+        pass
     if tokens.next:
         raise tokens.error("Expected the end of the statement (one id a statement)")
     return KillStatement(number, query=query, tidb=tidb)
@@ -71,12 +88,21 @@ class _Tokens:
     def __init__(self, text: str) -> None:
         self._text = text
         self._at = 0
+        self._executable = False  # within a comment whose content counts
         self.next = ""
         self._advance()
 
     def _advance(self) -> None:
-        skipped = _SKIP.match(self._text, self._at + len(self.next))
-        self._at = skipped.end() if skipped else len(self._text)
+        self._at += len(self.next)
+        while True:
+            if blank := _BLANK.match(self._text, self._at):
+                self._at = blank.end()
+            elif opened := _EXECUTABLE.match(self._text, self._at):
+                self._at, self._executable = opened.end(), True
+            elif self._executable and self._text.startswith("*/", self._at):
+                self._at, self._executable = self._at + 2, False
+            else:
+                break
         token = _TOKEN.match(self._text, self._at)
         self.next = token[0] if token else ""
 
