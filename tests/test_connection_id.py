@@ -62,3 +62,22 @@ def test_an_id_stays_the_number_it_was(number: int) -> None:
 def test_what_is_no_id_is_refused(bad: object) -> None:
     with pytest.raises(ConnectionIdError):
         ConnectionId(bad)  # type: ignore[arg-type]
+
+
+IDS_64 = st.builds(
+    lambda server, local: server << 41 | local << 1 | 1, st.integers(2**12, 2**22 - 1), st.integers(0, 2**40 - 1)
+)
+
+
+@given(IDS_64, st.lists(IDS_64, max_size=3))
+def test_an_id_that_a_float_rounded_is_traced_to_those_that_round_to_it(number: int, others: list[int]) -> None:
+    rounded = ConnectionId(int(float(number)))
+    said = rounded.mistaken_for([*others, number])
+    assert (said is None) if rounded == number else (said is not None and str(number) in said and "float" in said)
+    assert ConnectionId(number).mistaken_for([one for one in others if int(float(one)) != number]) is None
+
+
+@given(IDS_64)
+def test_the_low_half_of_an_id_is_traced_to_it(number: int) -> None:
+    said = ConnectionId(number % 2**32).mistaken_for([number])
+    assert said == f"it is the low half of {number}, which is listed"

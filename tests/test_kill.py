@@ -4,6 +4,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -523,3 +524,15 @@ def test_ctrl_c_in_a_kill_says_what_was_sent(
         assert f"Nothing was sent for {spared.id}." in said
         assert "\n" not in said
         assert spared.alive()
+
+
+def test_an_id_that_was_rounded_or_cut_in_half_is_named_and_nothing_is_sent(ids64: Playground) -> None:
+    with tidb_magic.connect(ids64.url(0)) as cluster, ExitStack() as stack:
+        clients = [stack.enter_context(Client(ids64, 1)) for _ in range(3)]
+        whole = [client.id for client in clients if int(float(client.id)) != client.id]
+        for number in (int(float(whole[0])), whole[0] % 2**32):
+            row = only(cluster.kill([number]))
+            assert row["OUTCOME"] == "already gone"
+            assert str(whole[0]) in row["REASON"]
+            assert ("a float has rounded it" in row["REASON"]) == (number > 2**32)
+        assert all(client.alive() for client in clients)

@@ -1,5 +1,6 @@
 """TiDB's connection ids: which instance an id belongs to, and whether it can be right."""
 
+from collections.abc import Iterable, Sequence
 from typing import Self, SupportsInt
 
 from tidb_magic.errors import ConnectionIdError
@@ -8,6 +9,7 @@ from tidb_magic.errors import ConnectionIdError
 #   32 bits: 31..21 server id | 20..1 local id | bit 0 = 0
 #   64 bits: 63 = 0 | 62..41 server id | 40..1 local id | bit 0 = 1
 _LOCAL_32, _LOCAL_64 = 20, 40
+_EXACT = 2**53  # up to here a float holds every whole number
 
 
 class ConnectionId(int):
@@ -76,3 +78,28 @@ class ConnectionId(int):
         if self.server_id == 0:
             return "it names server id 0, which no instance has"
         return None
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether it may be what something made of another id: cut in half, or rounded by a float."""
+        return self < 2**63 and (self.defect is not None or int(float(self)) == self >= _EXACT)
+
+    def mistaken_for(self, listed: Iterable[int]) -> str | None:
+        """Say which of the listed ids this one may have been, and what happened to it; None if that is not to see.
+
+        >>> ConnectionId(5857102839209263104).mistaken_for([5857102839209263511, 3149922310])
+        'a float has rounded it; listed is 5857102839209263511, which rounds to it'
+        >>> ConnectionId(7).mistaken_for([5857102839209263511, 2**40 + 7])
+        'it is the low half of 1099511627783, which is listed'
+        """
+        ids = [int(one) for one in listed if one != self]
+        if self >= _EXACT and (rounded := [one for one in ids if int(float(one)) == self]):
+            verb = "is" if len(rounded) == 1 else "are"
+            return f"a float has rounded it; listed {verb} {_both(rounded)}, which round{'s' * (verb == 'is')} to it"
+        if self < 2**32 and (halves := [one for one in ids if one >= 2**32 and one % 2**32 == self]):
+            return f"it is the low half of {_both(halves)}, which {'is' if len(halves) == 1 else 'are'} listed"
+        return None
+
+
+def _both(ids: Sequence[int]) -> str:
+    return " and ".join(map(str, ids))

@@ -17,7 +17,7 @@ from tidb_magic.grammar import KillStatement
 from tidb_magic.link import Link
 from tidb_magic.render import first_line
 from tidb_magic.routing import Capabilities, Route, registered, route, server_ids
-from tidb_magic.sessions import DEADLINE, Look, Session, look
+from tidb_magic.sessions import DEADLINE, Look, Session, look, resembling
 
 TIMEOUT = 10.0  # seconds, from KILL to proof
 _POLL = (0.002, 0.25)  # seconds between two looks: the first, and the longest
@@ -156,6 +156,7 @@ def _plan(link: Link, statements: Sequence[KillStatement]) -> tuple[Connection |
     """Return the verdicts and the connection that looked: on another instance an id can be somebody else's."""
     ids = [int(one.connection_id) for one in statements if one.connection_id is not None]
     held = None
+    meant: dict[int, list[int]] = {}
     try:
         connection = link.connection()
         link.refresh()
@@ -163,13 +164,21 @@ def _plan(link: Link, statements: Sequence[KillStatement]) -> tuple[Connection |
         if not set(ids) <= {session.id for session in seen.sessions}:
             seen = _merged(seen, look(connection, ids))  # COM_CHANGE_USER hides a session for a moment
             held = server_ids(connection)
+            absent = {ConnectionId(number) for number in set(ids) - {session.id for session in seen.sessions}}
+            meant = {number: resembling(connection, number) for number in absent if number.doubtful}
     except (DeadlineError, ConnectError, ServerError) as error:
         reason = f"not found out where it is. {error}"
         return None, [Target(one, outcome=Outcome.UNREACHABLE, reason=reason) for one in statements]
-    return connection, [_judge(one, seen, link.capabilities, held) for one in statements]
+    return connection, [_judge(one, seen, link.capabilities, held, meant) for one in statements]
 
 
-def _judge(statement: KillStatement, seen: Look, able: Capabilities, registered_ids: set[int] | None) -> Target:
+def _judge(
+    statement: KillStatement,
+    seen: Look,
+    able: Capabilities,
+    registered_ids: set[int] | None,
+    meant: Mapping[int, Sequence[int]] = MappingProxyType({}),
+) -> Target:
     number = statement.connection_id
     if number is None:
         return Target(statement, outcome=Outcome.REFUSED, reason="CONNECTION_ID() is tidb_magic's own connection")
@@ -182,7 +191,10 @@ def _judge(statement: KillStatement, seen: Look, able: Capabilities, registered_
         reason = f"{seen.user} has no such session, and without PROCESS other users' sessions are not visible"
         return Target(statement, outcome=Outcome.REFUSED, reason=reason)
     if not found:
-        return Target(statement, outcome=Outcome.ALREADY_GONE, reason=_absent(number, able, registered_ids))
+        reason = _absent(number, able, registered_ids)
+        if mistaken := number.mistaken_for(meant.get(number, ())):
+            reason = f"no session has this id: {mistaken}"
+        return Target(statement, outcome=Outcome.ALREADY_GONE, reason=reason)
     if against := _against(statement, found, seen, able):
         return Target(statement, found[0], Outcome.REFUSED, against)
     way = route(found[0].instance, seen.here, able)

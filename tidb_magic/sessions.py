@@ -61,6 +61,14 @@ def look(connection: Connection, ids: Sequence[int], *, deadline: float = DEADLI
     return Look(sessions(result, ids), itself.instance if itself else None, itself.user if itself else None, missing)
 
 
+def resembling(connection: Connection, number: int, *, deadline: float = DEADLINE) -> list[int]:
+    """Look for the ids that somebody may have meant with an id that nobody has. As `look` for what can go wrong."""
+    around = 2**10  # a float holds every 1,024th number below 2^63
+    args = {"number": number, "lowest": max(number - around, 0), "highest": number + around}
+    result = connection.query(query("resembling"), args | {"milliseconds": hint(deadline)}, deadline=deadline + GRACE)
+    return list(result.by_name["ID"])
+
+
 def sessions(result: Result, ids: Collection[int]) -> tuple[Session, ...]:
     """Return the rows with these ids as sessions, each once (a restarted instance can be listed twice)."""
     names = ("INSTANCE", "ID", "USER", "HOST", "COMMAND", "TIME", "INFO", "TxnStart")
