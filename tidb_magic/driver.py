@@ -107,8 +107,8 @@ class Driver(_Connection):
 class _Answer(pymysql.connections.MySQLResult):
     """Rows taken apart in one loop: 2,000 sessions are 38,000 fields, for each of which PyMySQL makes three calls.
 
-    Each text and number is converted once an answer: most of a list's values are there many times. With PyMySQL's own
-    reading `%tidb_ps --idle` took 1.5 times as long as its SELECT, with this one 1.1 times (`python -m benchmarks`).
+    Each text and number is converted once an answer: most of a list's values are there many times. `python -m
+    benchmarks` shows the list beside PyMySQL's own reading of the same rows.
     """
 
     data: Sequence[list[Any]] = ()
