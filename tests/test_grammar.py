@@ -128,7 +128,7 @@ WORDS = [
         "@x",
         "@@y",
     ),
-    *("?", "5a", "5$", "5_", ",", "(5)", "USER", "ALL", "HARD", "SELECT", "a.b", "`QUERY`", "CONNECTION_ID()"),
+    *("?", "5a", "5$", "5_", ",", "(5)", "USER", "ALL", "HARD", "a.b", "`QUERY`", "CONNECTION_ID()"),
 ]
 GAPS = [
     *(" ", "  ", "\t", "\n", "\r\n", "\v", "\f", "/**/", "/* x */", "/* ; */", "/***/", "/* * / */", "-- x\n", "--\n"),
@@ -197,7 +197,7 @@ def belongs(digits: str, live: set[int]) -> bool:
     return digits != "" and int(digits) < 2**64 and ConnectionId(digits).server_id in live
 
 
-@settings(max_examples=4000, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=4000, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 @given(text=statements())
 def test_tidb_answers_1064_if_and_only_if_the_parser_raises(
     playground: Playground, server: Callable[[str], int], live: set[int], text: str
