@@ -11,14 +11,13 @@ import pymysql
 from pymysql.constants import CR, ER
 
 from tidb_magic.connection_id import ConnectionId
-from tidb_magic.driver import Deadline, Driver, Result, bare, force_close, open_driver, peer, wake
+from tidb_magic.driver import Deadline, Driver, Result, bare, force_close, open_driver, peer, time_left, wake
 from tidb_magic.errors import ConnectError, DeadlineError, Interrupted, NotTidbError, ServerError
 from tidb_magic.queries import query
 from tidb_magic.render import first_line
 from tidb_magic.settings import Settings
 
 CONNECT_TIMEOUT = 10.0  # seconds
-_LEAST = 0.05  # seconds that any statement gets
 _CLEANUP = 1.0  # seconds for each step of ending a statement that we do not wait for any more
 
 _PASSED_DEADLINE = (3024, ER.QUERY_INTERRUPTED)
@@ -48,7 +47,7 @@ class Connection:
         self._lock = threading.Lock()
         self._driver = open_driver(settings, within)
         try:
-            identity = self.query(query("identify"), deadline=max(give_up - time.monotonic(), _LEAST))
+            identity = self.query(query("identify"), deadline=time_left(give_up))
         except BaseException as error:
             self.close()
             server = first_line(self._driver.get_server_info())
@@ -110,7 +109,7 @@ class Connection:
                 f"{self.settings.address} was busy with another thread's statement for {deadline:.3g} s."
             )
         try:
-            limit = Deadline(self._driver, max(give_up - time.monotonic(), _LEAST))
+            limit = Deadline(self._driver, time_left(give_up))
             try:
                 with limit:
                     return self._run(f"/* tidb_magic:{self.token} */ {sql}", args)

@@ -1,8 +1,9 @@
-"""PyMySQL as we need it: text as bytes, a deadline for the whole, rows read fast, and no password in a traceback."""
+"""PyMySQL as we need it: any bytes as text, a deadline for the whole, rows read fast, no password in a traceback."""
 
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ _INTEGERS = (
 )
 _FLOATS = (FIELD_TYPE.FLOAT, FIELD_TYPE.DOUBLE)
 _CHALLENGED = b"mysql_native_password"  # the one way in that answers a challenge and never hands the password over
+LEAST = 0.05  # seconds that anything gets, however late it is
 _HEADER = struct.Struct("<I")  # of a packet: 3 bytes length, 1 byte number
 _LARGEST = 0xFFFFFF  # a packet of this length goes on in the next one
 _ERROR, _END, _END_SIZE = 0xFF, 0xFE, 9  # how these packets begin; a row that begins so is longer
@@ -206,6 +208,11 @@ class Deadline:
     def _shut(self) -> None:
         self.passed = True
         wake(self._driver)
+
+
+def time_left(give_up: float) -> float:
+    """Return the seconds until that moment of the monotonic clock, and a few hundredths if it has passed."""
+    return max(give_up - time.monotonic(), LEAST)
 
 
 class _UnsafeError(pymysql.OperationalError):

@@ -9,12 +9,12 @@ from dataclasses import replace
 from tidb_magic import routing
 from tidb_magic.connection import CONNECT_TIMEOUT, Connection
 from tidb_magic.connection_id import ConnectionId
+from tidb_magic.driver import LEAST, time_left
 from tidb_magic.errors import AuthenticationError, ConnectError, DeadlineError, NotConnectedError, TidbMagicError
 from tidb_magic.queries import query
 from tidb_magic.routing import Capabilities, Direct, Instance, Roll
 from tidb_magic.settings import Settings
 
-_LEAST = 0.05  # seconds that any question gets
 _ROLL = 1.0  # seconds for the question who is registered; PD answers it in milliseconds
 _DIRECT = 1.0  # seconds that an instance gets to greet us
 _ATTEMPT = 0.4  # seconds for one of several connections through a balancer
@@ -64,7 +64,7 @@ class Link:
             raise NotConnectedError("This cluster was closed: connect again.")
         with self._opening:
             if not self._main.open:
-                self._main = self._open(CONNECT_TIMEOUT if within is None else max(within, _LEAST))
+                self._main = self._open(CONNECT_TIMEOUT if within is None else max(within, LEAST))
             return self._main
 
     @property
@@ -97,16 +97,16 @@ class Link:
     def _open(self, within: float) -> Connection:
         give_up = time.monotonic() + within
         connection = Connection(self.settings, within=within)
-        global_kill, compatible = routing.introduce(connection, deadline=_left(give_up))
-        rights = routing.rights(connection, deadline=_left(give_up))
+        global_kill, compatible = routing.introduce(connection, deadline=time_left(give_up))
+        rights = routing.rights(connection, deadline=time_left(give_up))
         self.refreshed = time.monotonic()
         try:
-            self.call(routing.instances(connection, deadline=min(_ROLL, _left(give_up))))
+            self.call(routing.instances(connection, deadline=min(_ROLL, time_left(give_up))))
         except TidbMagicError:  # PD does not answer; who was registered before is still the best guess
             self.pd_is_silent()
             self.troubled()
-            connection = Connection(self.settings, within=_left(give_up))
-            routing.introduce(connection, deadline=_left(give_up))
+            connection = Connection(self.settings, within=time_left(give_up))
+            routing.introduce(connection, deadline=time_left(give_up))
         if global_kill is None:  # security-enhanced mode: a server id of 0 says that it is off
             servers = {one.server_id for one in self.roll.instances} - {None}
             global_kill = 0 not in servers if servers else None
@@ -207,7 +207,7 @@ class Link:
             if give_up <= time.monotonic():
                 break
             try:
-                return self._keep(self.settings, min(_ATTEMPT, _left(give_up)), name)
+                return self._keep(self.settings, min(_ATTEMPT, time_left(give_up)), name)
             except AuthenticationError:
                 raise  # each try counts, and some accounts are locked after a few
             except (ConnectError, DeadlineError):  # that one is another, or silent: the next can be the one
@@ -235,10 +235,10 @@ class Link:
         if self._closed.is_set():
             raise NotConnectedError("This cluster was closed: connect again.")
         give_up = time.monotonic() + within
-        connection = Connection(settings, within=max(within, _LEAST))
+        connection = Connection(settings, within=max(within, LEAST))
         where = kept = None
         try:
-            routing.introduce(connection, deadline=_left(give_up))
+            routing.introduce(connection, deadline=time_left(give_up))
             with self._lock:
                 where = self.where(connection)
                 kept = self.kept(where) if where else None  # another thread can have been first
@@ -311,7 +311,3 @@ class Link:
             return False
         finally:
             self._probe.close()
-
-
-def _left(give_up: float) -> float:
-    return max(give_up - time.monotonic(), _LEAST)

@@ -12,7 +12,7 @@ import pandas as pd
 
 from tidb_magic import routing
 from tidb_magic.connection import Connection, is_own, own_ids
-from tidb_magic.driver import Result
+from tidb_magic.driver import Result, time_left
 from tidb_magic.errors import OptionError, ServerError, TidbMagicError
 from tidb_magic.filters import Filters
 from tidb_magic.frames import ReadFrame
@@ -28,7 +28,6 @@ from tidb_magic.views import InstanceList, SessionCounts
 LIMIT = 200  # rows
 _NUMBERS = {"bigint", "int", "double"}
 Frame = TypeVar("Frame", bound=ReadFrame)
-_LEAST = 0.05  # seconds that any statement gets
 _RIGHTS_AGE = 30.0  # seconds after which a list that shows one user only makes us ask again whether it may show others
 
 
@@ -145,7 +144,7 @@ def list_instances(link: Link, *, deadline: float = DEADLINE) -> InstanceList:
     def ask(connection: Connection, instance: str | None, give_up: float) -> list[Result]:
         if instance is None:
             with suppress(ServerError):
-                link.call(routing.instances(connection, deadline=max(give_up - monotonic(), _LEAST)))
+                link.call(routing.instances(connection, deadline=time_left(give_up)))
         return [_run(connection, "count_by", Filters(), _source(instance, once=True), give_up, parts=parts)]
 
     gathered = _gather(link, ask, Filters(), deadline)
@@ -191,8 +190,8 @@ def _column(link: Link, name: str, option: str) -> str:
     if column := known.get(name.strip().upper()):
         return column
     near = get_close_matches(name.upper(), known, n=1)
-    hint = f"Did you mean {known[near[0]]}?" if near else f"There are: {', '.join(link.columns)}."
-    raise OptionError(f"{option}: the process list has no column {name!r}. {hint}")
+    instead = f"Did you mean {known[near[0]]}?" if near else f"There are: {', '.join(link.columns)}."
+    raise OptionError(f"{option}: the process list has no column {name!r}. {instead}")
 
 
 def _quoted(name: str) -> str:
@@ -236,9 +235,8 @@ def _run(  # noqa: PLR0913 (a statement and where it runs)
     limit: int = LIMIT,
     parts: Mapping[str, str] | None = None,
 ) -> Result:
-    within = max(give_up - monotonic(), _LEAST)
-    milliseconds = {"milliseconds": hint(within)}
-    args = {**filters.parameters, **milliseconds, "limit": limit, "instance_name": source.instance}
+    within = time_left(give_up)
+    args = {**filters.parameters, "milliseconds": hint(within), "limit": limit, "instance_name": source.instance}
     sessions = query(source.name, condition=filters.condition)
     # The server is asked to end it by itself; the deadline on our side is for when it cannot.
     grace = GRACE if source.instance is None else 0
