@@ -13,6 +13,7 @@ from IPython.testing.globalipapp import start_ipython
 import tidb_magic
 from tests.clients import ROWS, Client, eventually
 from tidb_magic import Cluster
+from tidb_magic.connection import Connection
 from tidb_magic.playground import Playground
 
 # A shell starts its background jobs with Ctrl-C ignored, and what it starts inherits that.
@@ -63,6 +64,20 @@ def cluster(playground: Playground) -> Iterator[Cluster]:
     """A cluster connected through the first instance."""
     with tidb_magic.connect(playground.url(0)) as connected:
         yield connected
+
+
+@pytest.fixture
+def every_statement(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A list that grows by every statement that any connection of tidb_magic sends from now on."""
+    asked: list[str] = []
+    run = Connection._run
+
+    def noted(self: Connection, sql: str, args: Any) -> Any:
+        asked.append(sql)
+        return run(self, sql, args)
+
+    monkeypatch.setattr(Connection, "_run", noted)
+    return asked
 
 
 @pytest.fixture

@@ -1,11 +1,9 @@
 """Kills on a real cluster: the right session, an outcome that was seen, and nothing sent when in doubt."""
 
-import signal
 import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -14,9 +12,10 @@ import pytest
 import tidb_magic
 from tests.clients import LONG_SELECT, Client, eventually, statements
 from tidb_magic import Cluster
-from tidb_magic.errors import ConnectionIdError, Interrupted, OptionError
-from tidb_magic.kill import COLUMNS
+from tidb_magic.errors import ConnectionIdError, OptionError
 from tidb_magic.playground import Playground
+from tidb_magic.reports import COLUMNS
+from tidb_magic.ways import Way
 
 INTERRUPTED, LOST = 1317, 2013
 
@@ -94,23 +93,42 @@ def test_ids_of_nobody_get_two_looks_and_no_kill(cluster: Cluster) -> None:
     assert not any("KILL" in sql for sql in asked)
 
 
-def test_a_kill_asks_no_more_than_it_needs(playground: Playground, cluster: Cluster, running: Any) -> None:
-    """Rights, look, KILL, look; for a session that is gone two looks, and each time whether its instance is there."""
-    with Client(playground, 1) as client:
+@pytest.mark.parametrize("instance", [0, 1])
+def test_a_kill_asks_no_more_than_a_person_would(
+    playground: Playground, cluster: Cluster, running: Any, every_statement: list[str], instance: int
+) -> None:
+    """Look, KILL, look: on the instance of the session, once a connection is there."""
+    with Client(playground, instance) as client, Client(playground, instance) as second:
         running(client.start(LONG_SELECT.format("counted")))
-        asked = statements(cluster)
+        cluster.plan([second.id])  # opens the connection
+        del every_statement[:]
+        cluster.kill([second.id])
+        assert [_kind(sql) for sql in every_statement][:3] == ["look", "KILL", "look"]
+        assert {_kind(sql) for sql in every_statement[3:]} <= {"look"}
+        del every_statement[:]
         cluster.kill([client.id], query=True)
-        assert [_kind(sql) for sql in asked][:3] == ["SHOW", "look", "KILL"]
-        assert {_kind(sql) for sql in asked[3:]} == {"look"}
-        del asked[:]
-        cluster.kill([client.id])
-        kinds = [_kind(sql) for sql in asked]
-        assert kinds[:3] == ["SHOW", "look", "KILL"]
-        assert kinds[-4:] == ["look", "servers", "look", "servers"]
+        assert [_kind(sql) for sql in every_statement][:4] == ["look", "transactions", "KILL", "look"]
+        assert {_kind(sql) for sql in every_statement[4:]} <= {"look"}
+        assert not [sql for sql in every_statement if "CLUSTER" in sql]
+
+
+def test_many_victims_of_an_instance_get_one_look_together(
+    playground: Playground, cluster: Cluster, every_statement: list[str]
+) -> None:
+    with ExitStack() as stack:
+        clients = [stack.enter_context(Client(playground, 1)) for _ in range(10)]
+        cluster.plan([clients[0].id])
+        del every_statement[:]
+        report = cluster.kill([client.id for client in clients])
+        assert set(report["OUTCOME"]) == {"killed"}
+        kinds = [_kind(sql) for sql in every_statement]
+        assert kinds.count("KILL") == 10
+        assert kinds[:2] == ["look", "KILL"]
+        assert len(kinds) < 20
 
 
 def _kind(sql: str) -> str:
-    words = {"TIDB_SERVERS_INFO": "servers", "CLUSTER_PROCESSLIST": "look", "KILL TIDB": "KILL", "SHOW GRANTS": "SHOW"}
+    words = {"KILL TIDB": "KILL", "TIDB_TRX": "transactions", "PROCESSLIST": "look", "SHOW GRANTS": "SHOW"}
     return next(kind for word, kind in words.items() if word in sql)
 
 
@@ -158,45 +176,6 @@ def test_a_session_that_became_another_users_is_not_called_killed_by_one_who_can
         assert client.alive()
 
 
-@pytest.mark.parametrize("query", [True, False])
-def test_an_instance_whose_registration_has_ended_proves_nothing_by_its_absence(
-    playground: Playground, cluster: Cluster, running: Any, monkeypatch: pytest.MonkeyPatch, query: bool
-) -> None:
-    """A frozen instance is left out of the list without a warning once its registration has ended, after a minute.
-
-    The session is looked at from then on in a cluster that has forgotten its instance.
-    """
-    from tidb_magic import kill as module
-
-    with Client(playground, 2) as client:
-        running(client.start(LONG_SELECT.format("forgotten")))
-        send, look = module._send, vars(module)["look"]
-
-        def send_and_forget(*args: Any) -> Any:
-            monkeypatch.setattr(module, "look", lambda *a, **k: replace(look(*a, **k), sessions=()))
-            monkeypatch.setattr(module, "registered", lambda _, instance: instance != client.instance)
-            monkeypatch.setattr("tidb_magic.grammar.KillStatement.sql", "DO 0")
-            return send(*args)
-
-        monkeypatch.setattr(module, "_send", send_and_forget)
-        row = only(cluster.kill([client.id], query=query, timeout=0.5))
-        assert row["OUTCOME"] == "unconfirmed"
-        assert f"{client.instance} is not registered any more" in row["REASON"]
-        monkeypatch.undo()
-        cluster.kill([client.id])
-
-
-def test_the_registered_instances_are_known_by_what_the_list_calls_them(playground: Playground) -> None:
-    from tidb_magic.connection import Connection
-    from tidb_magic.routing import registered
-    from tidb_magic.settings import parse_url
-
-    connection = Connection(parse_url(playground.url(0)))
-    assert [registered(connection, playground.status_address(i)) for i in range(3)] == [True] * 3
-    assert registered(connection, "127.0.0.1:1") is False
-    connection.close()
-
-
 def test_an_id_of_a_server_that_is_not_registered_says_so(cluster: Cluster) -> None:
     row = only(cluster.kill([2097158]))
     assert row["REASON"] == (
@@ -233,58 +212,20 @@ def test_a_bad_timeout_is_refused_before_anything_is_sent(
         assert client.alive()
 
 
-def test_without_global_kill_a_list_that_is_not_complete_sends_nothing(no_global_kill: Playground) -> None:
-    """The session that was meant can be on the instance that does not answer, and its namesake here."""
-    with tidb_magic.connect(no_global_kill.url(0)) as cluster, Client(no_global_kill, 0) as namesake:
-        from tidb_magic.kill import _judge
-        from tidb_magic.sessions import look
-
-        statement = tidb_magic.KillStatement(tidb_magic.ConnectionId(namesake.id))
-        seen = look(cluster._link.connection(), [namesake.id])
-        silent = replace(seen, missing=("127.0.0.1:10081",))
-        target = _judge(statement, silent, cluster._link.capabilities, registered_ids=None)
-        assert target.outcome == "unreachable"
-        assert "127.0.0.1:10081 did not answer" in target.reason
-
-
-@pytest.mark.parametrize("at", ["report", "_verify"])
-def test_ctrl_c_after_the_proof_keeps_what_is_known(
-    playground: Playground, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, at: str
-) -> None:
-    from tidb_magic import kill as module
-
-    with Client(playground, 1) as one, Client(playground, 1) as two:
-        real = getattr(module, at)
-        calls: list[Any] = []
-
-        def interrupt(*args: Any) -> Any:
-            calls.append(args)
-            if at == "report" or len(calls) == 2:
-                raise KeyboardInterrupt
-            return real(*args)
-
-        monkeypatch.setattr(module, at, interrupt)
-        with pytest.raises(Interrupted, match=rf"{one.id}: killed\.") as interrupted:
-            cluster.kill([one.id, two.id])
-        assert "Nothing of ours" not in str(interrupted.value)
-
-
 def test_seconds_are_from_kill_to_proof(
     playground: Playground, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tidb_magic import kill as module
-
     slept: list[float] = []
-    send = module._send
+    send = Way.send
 
-    def slow(*args: Any) -> Any:
-        result = send(*args)
+    def slow(*args: Any, **kwargs: Any) -> Any:
+        result = send(*args, **kwargs)
         began = time.monotonic()
         threading.Event().wait(0.3)
         slept.append(time.monotonic() - began)
         return result
 
-    monkeypatch.setattr(module, "_send", slow)
+    monkeypatch.setattr(Way, "send", slow)
     with Client(playground, 1) as client:
         assert only(cluster.kill([client.id]))["SECONDS"] > slept[0]
 
@@ -296,7 +237,7 @@ def test_own_connections_are_refused(playground: Playground, cluster: Cluster) -
             assert row["OUTCOME"] == "refused"
             assert "tidb_magic itself" in row["REASON"]
         assert other.processlist().complete
-    row = only(cluster.execute([tidb_magic.parse_kill("KILL CONNECTION_ID()")]))
+    row = only(cluster.kill([tidb_magic.parse_kill("KILL CONNECTION_ID()")]))
     assert row["OUTCOME"] == "refused"
 
 
@@ -332,7 +273,7 @@ def test_what_is_no_id_stops_the_kill_before_anything_is_sent(
         assert client.alive()
 
 
-@pytest.mark.parametrize("ids", [b"57", 5.0, {57: 59}, None, pd.DataFrame({"ID": [57]})])
+@pytest.mark.parametrize("ids", [b"57", 5.0, {57: 59}, pd.DataFrame({"ID": [57.0]}), pd.Series([57, None])])
 def test_what_is_no_list_of_ids_is_refused(cluster: Cluster, ids: Any) -> None:
     with pytest.raises(ConnectionIdError):
         cluster.plan(ids)
@@ -372,27 +313,6 @@ def test_an_id_that_this_user_cannot_see_is_not_called_gone(playground: Playgrou
         assert stranger.alive()
 
 
-def test_what_became_of_the_first_is_kept_when_the_connection_is_lost_before_the_second(
-    playground: Playground, running: Any
-) -> None:
-    with tidb_magic.connect(playground.url(0)) as cluster, Client(playground, 1) as one, Client(playground, 1) as two:
-        connection = cluster._link.connection()
-        asked = statements(cluster)
-        with Client(playground, 0) as root:
-            run = connection._run
-
-            def lose(sql: str, args: Any) -> Any:
-                if sum("KILL TIDB" in sql for sql in asked):
-                    root.query(f"KILL TIDB CONNECTION {connection.id}")
-                return run(sql, args)
-
-            connection._run = lose  # type: ignore[method-assign]
-            report = cluster.kill([one.id, two.id])
-        assert list(report["OUTCOME"]) == ["killed", "killed"]  # on a new connection
-        assert not one.alive()
-        assert not two.alive()
-
-
 def test_a_role_that_is_active_counts(playground: Playground, users: dict[str, str]) -> None:
     with Client(playground) as root:
         root.query("CREATE ROLE IF NOT EXISTS killer")
@@ -409,37 +329,6 @@ def test_a_role_that_is_active_counts(playground: Playground, users: dict[str, s
                 assert not stranger.alive()
         finally:
             root.query("DROP ROLE killer")
-
-
-def test_without_global_kill_only_the_own_instance_is_reached(no_global_kill: Playground, running: Any) -> None:
-    """The ids are 1, 2, 3 ... on each instance: `KILL TIDB n` ends whoever is n where it arrives."""
-    with Client(no_global_kill, 0) as first:
-        while first.id < 60:  # higher than any on the other instances
-            first.__exit__(None, None, None)
-            first.__init__(no_global_kill, 0)  # type: ignore[misc]
-        with tidb_magic.connect(no_global_kill.url(0)) as cluster, Client(no_global_kill, 1) as second:
-            assert second.id != first.id
-            row = only(cluster.kill([second.id]))
-            assert row["OUTCOME"] == "refused"
-            assert "global kill is off" in row["REASON"]
-            assert second.alive()
-            assert only(cluster.kill([first.id]))["OUTCOME"] == "killed"
-            assert not first.alive()
-
-
-def test_without_global_kill_an_id_that_several_sessions_have_is_refused(no_global_kill: Playground) -> None:
-    clients = [Client(no_global_kill, i) for i in (0, 1)]
-    while clients[0].id != clients[1].id:
-        lower = min((0, 1), key=lambda i: clients[i].id)
-        clients[lower].__exit__(None, None, None)
-        clients[lower] = Client(no_global_kill, lower)
-    with tidb_magic.connect(no_global_kill.url(0)) as cluster:
-        row = only(cluster.kill([clients[0].id]))
-    assert row["OUTCOME"] == "refused"
-    assert "2 sessions have this id" in row["REASON"]
-    for client in clients:
-        assert client.alive()
-        client.__exit__(None, None, None)
 
 
 def test_a_plan_sends_nothing(playground: Playground, cluster: Cluster, running: Any) -> None:
@@ -463,67 +352,6 @@ def test_what_does_not_end_in_time_is_still_running(
         assert "did not end within 0.5 s" in row["REASON"]
         monkeypatch.undo()
         cluster.kill([client.id])
-
-
-@pytest.mark.parametrize("query", [True, False])
-def test_a_session_on_a_frozen_instance_is_never_killed_on_the_servers_word(
-    playground: Playground, cluster: Cluster, running: Any, query: bool
-) -> None:
-    with Client(playground, 2) as client:
-        running(client.start(LONG_SELECT.format("frozen")))
-        playground.freeze(2)
-        try:
-            row = only(cluster.kill([client.id], query=query, timeout=2))
-        finally:
-            playground.resume(2)
-        assert row["OUTCOME"] == "unreachable"
-        assert "not found out where it is" in row["REASON"]
-        with Client(playground, 2) as root:
-            assert root.query(
-                f"SELECT 1 FROM INFORMATION_SCHEMA.PROCESSLIST WHERE ID = {client.id} AND INFO IS NOT NULL"
-            )
-        eventually(lambda: cluster.plan([client.id])["OUTCOME"][0] == "planned")
-
-
-def test_an_instance_that_falls_silent_after_the_look_leaves_it_unconfirmed(
-    playground: Playground, running: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from tidb_magic import kill as module
-
-    with tidb_magic.connect(playground.url(0)) as cluster, Client(playground, 2) as client:
-        running(client.start(LONG_SELECT.format("silent")))
-        send = module._send
-
-        def freeze_and_send(*args: Any) -> Any:
-            playground.freeze(2)
-            return send(*args)
-
-        monkeypatch.setattr(module, "_send", freeze_and_send)
-        try:
-            row = only(cluster.kill([client.id], timeout=2))
-        finally:
-            playground.resume(2)
-        assert row["OUTCOME"] == "unconfirmed"
-        assert "it may still happen" in row["REASON"]
-
-
-def test_ctrl_c_in_a_kill_says_what_was_sent(
-    playground: Playground, cluster: Cluster, running: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with Client(playground, 1) as client, Client(playground, 1) as spared:
-        running(client.start(LONG_SELECT.format("stubborn")))
-        monkeypatch.setattr("tidb_magic.grammar.KillStatement.sql", f"DO /* KILL TIDB QUERY {client.id} */ 0")
-        timer = threading.Timer(0.5, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
-        timer.start()
-        with pytest.raises(Interrupted) as interrupted:
-            cluster.kill([7, client.id, spared.id], timeout=30)
-        timer.join()
-        said = str(interrupted.value)
-        assert f"{client.id} */ 0 was sent, what came of it was not seen" in said
-        assert "7: already gone." in said
-        assert f"Nothing was sent for {spared.id}." in said
-        assert "\n" not in said
-        assert spared.alive()
 
 
 def test_an_id_that_was_rounded_or_cut_in_half_is_named_and_nothing_is_sent(ids64: Playground) -> None:

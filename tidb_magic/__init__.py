@@ -16,17 +16,19 @@ if TYPE_CHECKING:
     from tidb_magic.connection_id import ConnectionId
     from tidb_magic.errors import TidbMagicError
     from tidb_magic.grammar import KillStatement, parse_kill
-    from tidb_magic.kill import KillReport, Outcome
     from tidb_magic.processlist import ProcessList
+    from tidb_magic.reports import History, KillReport
+    from tidb_magic.targets import Outcome
 
 __version__ = "0.1.0"
 
 _HOME = {
     "Cluster": "api",
     "ConnectionId": "connection_id",
-    "KillReport": "kill",
+    "History": "reports",
+    "KillReport": "reports",
     "KillStatement": "grammar",
-    "Outcome": "kill",
+    "Outcome": "targets",
     "PasswordInUrlWarning": "api",
     "ProcessList": "processlist",
     "TidbMagicError": "errors",
@@ -37,6 +39,7 @@ _HOME = {
 __all__ = [
     "Cluster",
     "ConnectionId",
+    "History",
     "KillReport",
     "KillStatement",
     "Outcome",

@@ -3,26 +3,25 @@
 import getpass  # not its function: a kernel puts its own in the place
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self, SupportsInt
+from typing import Any, Self
 
-from tidb_magic.connection_id import ConnectionId
-from tidb_magic.errors import AuthenticationError, ConnectionIdError, Interrupted, OptionError
+from tidb_magic.audit import Audit
+from tidb_magic.errors import AuthenticationError, Interrupted, OptionError
 from tidb_magic.filters import Filters
-from tidb_magic.grammar import KillStatement
-from tidb_magic.kill import TIMEOUT, KillReport, kill, plan, report
+from tidb_magic.kill import MAX_VICTIMS, TIMEOUT, How, kill
 from tidb_magic.link import Link
 from tidb_magic.processlist import ProcessList
 from tidb_magic.reading import LIMIT, count_by, list_instances, read
+from tidb_magic.reports import History, KillReport, history
 from tidb_magic.routing import Direct
 from tidb_magic.sessions import DEADLINE
 from tidb_magic.settings import Secret, Settings, parse_url, seconds
+from tidb_magic.sources import Victims, matching, targets
 from tidb_magic.views import InstanceList, SessionCounts
-
-Ids = SupportsInt | str | Iterable[SupportsInt | str]
 
 
 class PasswordInUrlWarning(UserWarning):
@@ -35,10 +34,20 @@ class Cluster:
     It connects again by itself after the connection was lost. While an instance or PD is silent it holds a connection
     to each other instance too, and a thread looks when the silent one answers again. Close it, or use it in a ``with``
     block.
+
+    Attributes
+    ----------
+    audit_file : str or None
+        A file to which every KILL, plan and outcome is appended as a line of JSON. If it cannot be written nothing is
+        sent.
+    audit_sql : bool
+        Whether the statements of the sessions are written there too.
     """
 
     def __init__(self, link: Link) -> None:
         self._link = link
+        self.audit_file: str | None = None
+        self.audit_sql = False
 
     def processlist(  # noqa: PLR0913 (a filter each)
         self,
@@ -107,39 +116,95 @@ class Cluster:
         with _interruptible():
             return list_instances(self._link, deadline=deadline)
 
-    def kill(self, ids: Ids, *, query: bool = False, timeout: float = TIMEOUT) -> KillReport:
+    def kill(  # noqa: PLR0913 (whom, and how)
+        self,
+        victims: Victims | None = None,
+        *,
+        query: bool = False,
+        timeout: float = TIMEOUT,
+        deadline: float = DEADLINE,
+        max_victims: int = MAX_VICTIMS,
+        force: bool = False,
+        reason: str = "",
+        **filters: Any,
+    ) -> KillReport:
         """End sessions, or only their running statements, and report what was seen to happen.
+
+        Of rows of a list everything that was seen must hold still: INSTANCE, ID, USER, HOST, the statement, the
+        transaction; else the outcome is ``changed`` and nothing is sent. With filters a session must match them when
+        its KILL is sent.
 
         Parameters
         ----------
-        ids
-            One connection id or several, as whole numbers, on any instance. Floats are refused: they have lost digits.
+        victims
+            One connection id or several, as whole numbers, on any instance (floats are refused: they have lost
+            digits); or what `parse_kill` gave; or a frame: rows of `processlist`.
         query
             End the running statement only; the session lives on.
         timeout
             Seconds from each KILL to its proof.
+        deadline
+            Seconds for what comes before it.
+        max_victims
+            If there are more, nothing is sent and all are planned.
+        force
+            Send also to DDL, IMPORT INTO, internal work, and what is committing, where something better is known.
+        reason
+            Why, for the history and the audit file.
+        filters
+            Instead of victims: those of `processlist`, of which one at least must narrow.
 
         Raises
         ------
         ConnectionIdError, OptionError
-            One of them is no connection id, or the timeout no time. Nothing was sent for any.
+            One of them is no connection id, a filter narrows nothing, or the timeout is no time. Nothing was sent.
+        AuditError
+            The audit file cannot be written. Nothing was sent.
+        DeadlineError, ConnectError, ServerError
+            The sessions that match filters could not be listed. Nothing was sent.
         Interrupted
             Ctrl-C: the message says what was sent and what is known of it.
         """
-        return self.execute(_statements(ids, query=query), timeout=timeout)
+        timeout, deadline = seconds(timeout, "timeout"), seconds(deadline, "deadline")
+        if not isinstance(max_victims, int) or isinstance(max_victims, bool) or max_victims < 1:
+            raise OptionError(f"max_victims is a whole number from 1 on, not {max_victims!r}.")
+        how = How(timeout, deadline, max_victims, force)
+        return self._kill(victims, how, query=query, reason=reason, filters=filters)
 
-    def plan(self, ids: Ids, *, query: bool = False) -> KillReport:
-        """Report what `kill` would do now: `planned`, or why nothing would be sent. Sends nothing."""
-        return self.execute(_statements(ids, query=query), dry_run=True)
-
-    def execute(
-        self, statements: Iterable[KillStatement], *, timeout: float = TIMEOUT, dry_run: bool = False
+    def plan(
+        self,
+        victims: Victims | None = None,
+        *,
+        query: bool = False,
+        deadline: float = DEADLINE,
+        force: bool = False,
+        reason: str = "",
+        **filters: Any,
     ) -> KillReport:
-        """Do what parsed KILL statements say, as `kill` and `plan` do."""
-        timeout = seconds(timeout, "timeout")
-        wanted = list(statements)
+        """Report what `kill` would do now: `planned`, or why nothing would be sent. Sends nothing."""
+        how = How(deadline=seconds(deadline, "deadline"), force=force, plan=True)
+        return self._kill(victims, how, query=query, reason=reason, filters=filters)
+
+    def _kill(
+        self, victims: Victims | None, how: How, *, query: bool, reason: str, filters: Mapping[str, Any]
+    ) -> KillReport:
+        if (victims is None) == (not filters):
+            raise OptionError("Give whom to kill: ids, or a frame, or filters, and only one of them.")
         with _interruptible():
-            return report(plan(self._link, wanted)) if dry_run else kill(self._link, wanted, timeout=timeout)
+            if victims is not None:
+                return kill(self._link, targets(victims, self._link, query=query), how, self._audit(reason))
+            chosen = Filters(**filters)
+            found, remarks = matching(self._link, chosen, query=query, deadline=how.deadline)
+            condition = (chosen.selecting, chosen.parameters)
+            return kill(self._link, found, how, self._audit(reason), condition=condition, remarks=remarks)
+
+    def history(self) -> History:
+        """Return what this process planned and killed, in any cluster."""
+        return history()
+
+    def _audit(self, reason: str) -> Audit:
+        settings = self._link.settings
+        return Audit(settings.address, settings.user, self.audit_file, self.audit_sql, reason)
 
     def close(self) -> None:
         """Close what is connected, and end the thread that looks after silent instances."""
@@ -232,14 +297,6 @@ def _somebody_is_there() -> bool:
     if hasattr(shell, "kernel"):
         return True  # the kernel knows whether its front end can ask, and raises NotImplementedError if not
     return sys.stdin is not None and sys.stdin.isatty()
-
-
-def _statements(ids: Ids, *, query: bool) -> list[KillStatement]:
-    if hasattr(ids, "columns") or isinstance(ids, Mapping):
-        raise ConnectionIdError("Give ids, not a table: its column ID, for example.")
-    if isinstance(ids, (str, bytes)) or not isinstance(ids, Iterable):
-        return [KillStatement(ConnectionId(ids), query=query)]  # type: ignore[arg-type]  # bytes are refused there
-    return [KillStatement(ConnectionId(number), query=query) for number in ids]
 
 
 @contextmanager

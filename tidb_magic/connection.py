@@ -123,6 +123,10 @@ class Connection:
         finally:
             self._lock.release()
 
+    def moved(self, number: ConnectionId) -> None:
+        """Note that a proxy moved it to another instance, where it has this id."""
+        self.id, self.instance = number, None
+
     def _run(self, sql: str, args: Mapping[str, object] | None) -> Result:
         if not self._driver.open:
             raise pymysql.err.InterfaceError(0, "it is closed")

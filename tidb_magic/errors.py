@@ -58,6 +58,10 @@ class ConnectionIdError(TidbMagicError):
     """You gave something that cannot be a connection id."""
 
 
+class AuditError(TidbMagicError):
+    """The audit file could not be written."""
+
+
 class Interrupted(KeyboardInterrupt):
     """You pressed Ctrl-C. Not a TidbMagicError: `except Exception` around a loop must not swallow it."""
 

@@ -69,6 +69,25 @@ class Filters:
         return " AND ".join(parts) or "TRUE"
 
     @property
+    def selecting(self) -> str:
+        """The whole condition in SQL."""
+        return self.condition if self.everything else f"{self.condition} AND {ACTIVE}"
+
+    @property
+    def narrows(self) -> bool | None:
+        """Whether they leave anybody out, as a kill needs; None if only the server can tell.
+
+        >>> Filters(user="app").narrows, Filters(idle=True).narrows, Filters(match=".*").narrows
+        (True, False, False)
+        >>> Filters(where="1").narrows
+        """
+        if any(getattr(self, name) is not None for name in ("user", "host", "db", "instance", "command")):
+            return True
+        if self.min_time or (self.match is not None and _leaves_out(self.match)):
+            return True
+        return False if self.where is None else None
+
+    @property
     def parameters(self) -> dict[str, object]:
         """The values that are bound to the condition."""
         bound: dict[str, object] = {
@@ -79,6 +98,18 @@ class Filters:
         return bound
 
 
+# Statements of no common shape: a pattern that finds itself in each of them is found in every statement.
+_ANYTHING = ("a", "7", "-", "\u00e9")
+
+
+def _leaves_out(pattern: str) -> bool:
+    try:
+        return not all(re.search(pattern, text) for text in _ANYTHING)
+    except re.error:  # the server decides whether it is one
+        return True
+
+
+ACTIVE = "(COMMAND <> 'Sleep' OR TxnStart <> '')"  # runs something or holds a transaction
 _CONDITIONS = {
     "user": "USER = %(user)s",
     "host": "(HOST = %(host)s OR HOST RLIKE %(host_and_port)s)",

@@ -1,15 +1,16 @@
 """DataFrames that show themselves with a footer, and say how they were read."""
 
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from types import MappingProxyType
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 import pandas as pd
 
 from tidb_magic.render import html_table, text_table
 
-HOW_IT_WAS_READ = ["taken_at", "complete", "missing", "remarks", "see_others"]
+HOW_IT_WAS_READ = ["taken_at", "complete", "missing", "remarks", "see_others", "origin"]
 Table = tuple[Sequence[str], Sequence[Sequence[object]], Sequence[str]]  # header, rows, footer
 
 
@@ -34,6 +35,30 @@ class ShownFrame(pd.DataFrame):
         return html_table(*self._table(), bars={name: self[name].fillna(0).tolist() for name in self._bars})
 
 
+class Origin:
+    """Where a list comes from: the cluster it was read through, and when, by this machine's monotonic clock.
+
+    Both mean something in this process only, so a copy that was pickled has neither. The cluster is held weakly.
+    """
+
+    def __init__(self, link: object = None, requested: float | None = None) -> None:
+        self._link = (lambda: None) if link is None else weakref.ref(link)
+        self.requested = requested
+
+    @property
+    def link(self) -> object:
+        """What it was read through, while that is there."""
+        return self._link()
+
+    def __reduce__(self) -> tuple[type[Self], tuple[()]]:
+        """Leave everything behind."""
+        return type(self), ()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Stay the same in a copy of the frame."""
+        return self
+
+
 class ReadFrame(ShownFrame):
     """A frame that was read from the cluster; ProcessList says what the attributes are."""
 
@@ -42,6 +67,7 @@ class ReadFrame(ShownFrame):
     missing: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
     see_others: bool = True
+    origin: Origin | None = None
 
     _metadata: ClassVar[list[str]] = HOW_IT_WAS_READ
 

@@ -63,6 +63,38 @@ def parse_kill(text: str) -> KillStatement:
     tidb_magic.errors.KillSyntaxError: Expected a connection id (digits only), found 'all' (column 12)
     """
     tokens = _Tokens(text)
+    statement = _statement(tokens)
+    while tokens.take(";"):
+        pass
+    if tokens.next:
+        raise tokens.error("Expected the end of the statement (one id a statement)")
+    return statement
+
+
+def parse_kills(text: str) -> list[KillStatement]:
+    r"""Parse KILL statements, one a line or separated by semicolons; none is fine too.
+
+    Raises
+    ------
+    KillSyntaxError
+        As for one; the column is counted from the beginning of the text.
+
+    Examples
+    --------
+    >>> [statement.query for statement in parse_kills("KILL 5; KILL QUERY 6\n-- the last\nKILL 7;")]
+    [False, True, False]
+    """
+    tokens, found = _Tokens(text), []
+    while tokens.next:
+        if tokens.take(";"):
+            continue
+        found.append(_statement(tokens))
+        if tokens.next not in ("", ";") and not tokens.on_a_new_line:
+            raise tokens.error("Expected a semicolon or a new line (one id a statement)")
+    return found
+
+
+def _statement(tokens: "_Tokens") -> KillStatement:
     while tokens.take(";"):
         pass
     if not tokens.take("KILL"):
@@ -77,10 +109,6 @@ def parse_kill(text: str) -> KillStatement:
         number = None
     else:
         number = tokens.take_id()
-    while tokens.take(";"):
-        pass
-    if tokens.next:
-        raise tokens.error("Expected the end of the statement (one id a statement)")
     return KillStatement(number, query=query, tidb=tidb)
 
 
@@ -90,10 +118,12 @@ class _Tokens:
         self._at = 0
         self._executable = False  # within a comment whose content counts
         self.next = ""
+        self.on_a_new_line = False
         self._advance()
 
     def _advance(self) -> None:
         self._at += len(self.next)
+        before = self._at
         while True:
             if blank := _BLANK.match(self._text, self._at):
                 self._at = blank.end()
@@ -105,6 +135,7 @@ class _Tokens:
                 break
         token = _TOKEN.match(self._text, self._at)
         self.next = token[0] if token else ""
+        self.on_a_new_line = "\n" in self._text[before : self._at]
 
     def take(self, word: str) -> bool:
         if self.next.upper() != word:

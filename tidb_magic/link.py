@@ -36,6 +36,7 @@ class Link:
         self.settings = settings
         self.direct = direct
         self.capabilities: Capabilities
+        self.enhanced_security = False
         self.roll = Roll()
         self.silent: dict[str, str] = {}
         self.trouble = False
@@ -60,12 +61,16 @@ class Link:
 
         After that its instance may be another one.
         """
-        if self._closed.is_set():
-            raise NotConnectedError("This cluster was closed: connect again.")
+        self.check()
         with self._opening:
             if not self._main.open:
                 self._main = self._open(CONNECT_TIMEOUT if within is None else max(within, LEAST))
             return self._main
+
+    def check(self) -> None:
+        """Raise NotConnectedError if it was closed."""
+        if self._closed.is_set():
+            raise NotConnectedError("This cluster was closed: connect again.")
 
     @property
     def open(self) -> bool:
@@ -107,6 +112,7 @@ class Link:
             self.troubled()
             connection = Connection(self.settings, within=time_left(give_up))
             routing.introduce(connection, deadline=time_left(give_up))
+        self.enhanced_security = global_kill is None
         if global_kill is None:  # security-enhanced mode: a server id of 0 says that it is off
             servers = {one.server_id for one in self.roll.instances} - {None}
             global_kill = 0 not in servers if servers else None
@@ -170,6 +176,25 @@ class Link:
             return self._main if self._main in found else None
         return next((one for one in found if self.where(one) == name), None)
 
+    def kept_on(self, server: int) -> Connection | None:
+        """Return a connection on the instance with that server id that nobody waits on, if there is one."""
+        with self._lock:
+            found = [one for one in (self._main, *self._owners) if one.open and not one.busy]
+        return next((one for one in found if one.id is not None and one.id.server_id == server), None)
+
+    @property
+    def servers(self) -> set[int]:
+        """The server ids to which a way is known; all of them mean nothing without global kill."""
+        with self._lock:
+            kept = {one.id.server_id for one in (self._main, *self._owners) if one.open and one.id is not None}
+        registered = {one.server_id for one in self.roll.instances}
+        return {server for server in (*kept, *registered, *self._names) if server}
+
+    def listed(self, server: int) -> str | None:
+        """Return the INSTANCE of that server id, as far as it is known."""
+        told = (one.status_address for one in self.roll.instances if one.server_id == server)
+        return self._names.get(server) or next(told, None)
+
     def reach(self, instance: Instance, within: float, *, share: bool = False) -> Connection:
         """Return a connection on that instance: one that is kept, a direct one, or one through the same balancer.
 
@@ -232,8 +257,7 @@ class Link:
 
     def _keep(self, settings: Settings, within: float, wanted: str) -> Connection:
         """Open a connection and keep it for the instance that it turns out to be on."""
-        if self._closed.is_set():
-            raise NotConnectedError("This cluster was closed: connect again.")
+        self.check()
         give_up = time.monotonic() + within
         connection = Connection(settings, within=max(within, LEAST))
         where = kept = None

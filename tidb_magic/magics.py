@@ -1,74 +1,37 @@
 """The notebook front: parse a line, call the library, return what it gives."""
 
 import argparse
-import re
-import shlex
-from collections.abc import Sequence
-from functools import cache
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from IPython.core.error import UsageError
-from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand, output_can_be_silenced
-from traitlets import Enum, Float
+from IPython.core.magic import (
+    Magics,
+    cell_magic,
+    line_magic,
+    magics_class,
+    needs_local_scope,
+    no_var_expand,
+    output_can_be_silenced,
+)
+from traitlets import Bool, Enum, Float, Int, Unicode
 
-from tidb_magic.errors import Interrupted, KillSyntaxError, NotConnectedError, OptionError
-from tidb_magic.grammar import KillStatement, parse_kill
-from tidb_magic.settings import seconds
+from tidb_magic.errors import Interrupted, NotConnectedError, OptionError
+from tidb_magic.lines import FILTERS, Parser, flat, kill_cell, kill_parser, kill_words, parser, ps_parser
 
 if TYPE_CHECKING:
     from tidb_magic.api import Cluster
-    from tidb_magic.kill import KillReport
     from tidb_magic.processlist import ProcessList
+    from tidb_magic.reports import History, KillReport
     from tidb_magic.views import InstanceList, SessionCounts
 
 PLAYGROUND = "playground"
-_FILTERS = {"user", "host", "db", "instance", "command", "min_time", "match", "where", "idle"}
+_FILTERS = {*FILTERS, "min_time", "idle"}
 # Each view without the options that would do nothing there.
-_NOT_WITH = {"by": {"sort", "full", "idle"}, "instances": _FILTERS | {"sort", "full", "limit", "by"}}
-
-
-def _usage_error(magic: str, message: str) -> UsageError:
-    message = re.sub(r"://\S*@", "://...@", message)  # what is repeated of a line must not hold a password
-    return UsageError(f"{magic}: {message} {magic}? shows the help.")
-
-
-class _Parser(argparse.ArgumentParser):
-    """Options as in a shell. A wrong one is IPython's UsageError; -h and --help show the help of the magic."""
-
-    def error(self, message: str) -> NoReturn:
-        raise _usage_error(self.prog, f"{message}.")
-
-    def parse(self, line: str) -> argparse.Namespace:
-        try:
-            words = shlex.split(line.strip().removesuffix(";"))
-        except ValueError as error:
-            self.error(f"{error} (quotes as in a shell)".lower())
-        return self.parse_intermixed_args(words)
-
-
-def _parser(name: str) -> _Parser:
-    return _Parser(prog=f"%{name}", add_help=False, allow_abbrev=False)
-
-
-@cache  # making it takes half a millisecond
-def _ps_parser() -> _Parser:
-    parser = _parser("tidb_ps")
-    for name in ("user", "host", "db", "instance", "command", "match", "where", "sort", "by"):
-        parser.add_argument(f"--{name}")
-    parser.add_argument("--min-time", type=float)
-    parser.add_argument("--limit", type=int)
-    for name in ("idle", "full", "instances"):
-        parser.add_argument(f"--{name}", action="store_true", default=None)
-    return parser
-
-
-def _seconds(text: str) -> float:
-    try:
-        return seconds(float(text), "the time")
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds") from None
-    except OptionError as error:
-        raise argparse.ArgumentTypeError(str(error).removesuffix(".")) from error
+_NOT_WITH = {
+    "history": _FILTERS | {"sort", "full", "limit", "by", "instances"},
+    "instances": _FILTERS | {"sort", "full", "limit", "by"},
+    "by": {"sort", "full", "idle"},
+}
 
 
 @magics_class
@@ -81,6 +44,9 @@ class TidbMagics(Magics):
         max=86_400,
         help="Seconds that the cluster's own list gets; after that each instance is read by itself.",
     ).tag(config=True)
+    max_victims = Int(50, min=1, help="More sessions than that are not killed at once, only planned.").tag(config=True)
+    audit_file = Unicode("", help="A file that gets a line of JSON for every KILL, plan and outcome.").tag(config=True)
+    audit_sql = Bool(False, help="Whether the audit file gets the statements of the sessions too.").tag(config=True)  # noqa: FBT003 (traitlets)
     direct = Enum(
         ["auto", "always", "never"],
         "auto",
@@ -108,9 +74,9 @@ class TidbMagics(Magics):
             %tidb_connect mysql://analyst@db.example.com:4000
             %tidb_connect playground
         """
-        parser = _parser("tidb_connect")
-        parser.add_argument("target", nargs="?")
-        options = parser.parse(line)
+        reader = parser("tidb_connect")
+        reader.add_argument("target", nargs="?")
+        options = reader.parse(line)
         del line  # it can hold a password, which no traceback may show
         if options.target is None:
             return self._connected()
@@ -125,12 +91,13 @@ class TidbMagics(Magics):
     @no_var_expand
     @output_can_be_silenced
     @line_magic
-    def tidb_ps(self, line: str) -> "ProcessList | SessionCounts | InstanceList":
+    def tidb_ps(self, line: str) -> "ProcessList | SessionCounts | InstanceList | History":
         """List the sessions of the whole cluster.
 
             %tidb_ps [FILTERS] [--idle] [--sort COL] [--limit N] [--full]
             %tidb_ps --by COL[,COL] [FILTERS] [--limit N]
             %tidb_ps --instances
+            %tidb_ps --history
 
         By default those that run a statement or hold a transaction, longest running first; the footer counts the
         others. Returns a ProcessList, a DataFrame with the columns of INFORMATION_SCHEMA.CLUSTER_PROCESSLIST.
@@ -158,6 +125,7 @@ class TidbMagics(Magics):
 
         --by COL[,COL]       count sessions by these columns: SESSIONS (idle ones too), ACTIVE, LONGEST, MEMORY
         --instances          the instances: address, version, server id, up since, sessions, memory, answering or not
+        --history            what was planned and killed in this kernel; needs no connection
 
             %tidb_ps
             df = %tidb_ps --idle --user app
@@ -165,11 +133,15 @@ class TidbMagics(Magics):
             %tidb_ps --where 'MEM > 1 << 30' --sort MEM
             %tidb_ps --by USER,DB
         """
-        parser = _ps_parser()
-        given = {name: value for name, value in vars(parser.parse(line)).items() if value is not None}
-        for view in ("instances", "by"):
-            if view in given and (besides := sorted(_NOT_WITH[view] & given.keys())):
-                parser.error(f"--{view} does not go with --{besides[0].replace('_', '-')}")
+        reader = ps_parser()
+        given = {name: value for name, value in vars(reader.parse(line)).items() if value is not None}
+        for view, others in _NOT_WITH.items():
+            if view in given and (besides := sorted(others & given.keys())):
+                reader.error(f"--{view} does not go with --{besides[0].replace('_', '-')}")
+        if "history" in given:
+            from tidb_magic.reports import history
+
+            return history()
         cluster = self._connected()
         try:
             if given.pop("instances", False):
@@ -178,34 +150,102 @@ class TidbMagics(Magics):
                 return cluster.count_by(*by.split(","), **given, deadline=self.deadline)
             return cluster.processlist(**given, deadline=self.deadline)
         except OptionError as error:
-            message = re.sub(r"^\w+", lambda name: "--" + name[0].replace("_", "-"), str(error))
-            raise _usage_error(parser.prog, message) from error
+            raise reader.refuse(error) from error
 
+    @no_var_expand
+    @needs_local_scope
     @output_can_be_silenced
     @line_magic
-    def tidb_kill(self, line: str) -> "KillReport":
+    def tidb_kill(self, line: str, local_ns: dict[str, Any] | None = None) -> "KillReport":
         """End sessions or their statements, on any instance.
 
             %tidb_kill [KILL] [TIDB] [CONNECTION | QUERY] ID...
+            %tidb_kill [CONNECTION | QUERY] FILTERS [--yes]
+            %tidb_kill [CONNECTION | QUERY] --from VARIABLE [--yes]
 
         CONNECTION (or neither word) ends the session; QUERY ends its running statement, the session lives on.
-        Acts at once. Returns a KillReport: a DataFrame with one row an ID and an OUTCOME that was observed:
-        killed, interrupted, still running, unconfirmed, already gone, refused, unreachable or failed.
+        An ID is digits or {expression}: an id, a column of them, or rows of %tidb_ps. Returns a KillReport: a DataFrame
+        with one row an ID and an OUTCOME that was observed: killed, interrupted, still running, unconfirmed, already
+        gone, changed, refused, unreachable or failed.
 
-        --dry-run      only show what would be sent
-        --timeout SEC  seconds from each KILL to its proof (default: 10)
+        IDs are killed at once. By filters, which are those of %tidb_ps, and by --from, a variable that holds rows of
+        %tidb_ps or ids, nothing is sent without --yes: the OUTCOME is planned. Of rows everything that was seen must
+        hold still: the session, its user, its statement; else it is changed, and nothing is sent.
+
+        --yes            kill what matches the filters, or the rows of --from
+        --dry-run        only show what would be sent
+        --max-victims N  if there are more, send nothing (default: %config TidbMagics.max_victims, 50)
+        --force          send also to DDL, IMPORT INTO, internal work and what is committing
+        --timeout SEC    seconds from each KILL to its proof (default: 10)
+        --reason TEXT    why, for %tidb_ps --history and the audit file (%config TidbMagics.audit_file)
+
+        --user USER, --host HOST, --db DB, --instance ADDRESS, --command COMMAND, --min-time SEC, --match REGEX,
+        --where SQL and --idle are the filters; %tidb_ps? tells more of them.
 
             %tidb_kill QUERY 5857102839209263511
-            %tidb_kill 5857102839209263511 5857102839209263513
+            %tidb_kill {df.ID.iloc[0]} {df.ID.iloc[1]}
+            %tidb_kill QUERY --user batch --min-time 600 --yes
         """
-        parser = _parser("tidb_kill")
-        parser.add_argument("words", nargs="*")
-        parser.add_argument("--dry-run", action="store_true")
-        parser.add_argument("--timeout", type=_seconds)
-        options = parser.parse(line)
-        statements = kill_words(options.words)
-        timeout = {} if options.timeout is None else {"timeout": options.timeout}
-        return self._connected().execute(statements, dry_run=options.dry_run, **timeout)
+        reader = kill_parser()
+        expanded, values = reader.expand(line, lambda text: eval(text, self._names(local_ns)))  # noqa: S307 (typed here)
+        options = reader.parse(expanded)
+        query, ids = kill_words(options.words, values)
+        filters = {name: value for name in _FILTERS if (value := getattr(options, name)) is not None}
+        if (len(ids) > 0) + (options.from_ is not None) + bool(filters) > 1:
+            reader.error("give ids, or --from, or filters, and only one of them")
+        if not (ids or options.from_ or filters):
+            reader.error("Expected a connection id (digits only), found the end: give ids, --from or filters")
+        if options.yes and options.dry_run:
+            reader.error("--yes does not go with --dry-run")
+        victims = self._variable(reader, options.from_, local_ns) if options.from_ else _victims(reader, ids)
+        plan = options.dry_run or not (ids or options.yes)
+        killed = self._kill(reader, options, victims, plan=plan, query=query, **filters)
+        if plan and not options.dry_run and (killed["OUTCOME"] == "planned").any():
+            how = f"%tidb_kill {line.strip().removesuffix(';')} --yes"
+            killed.remarks = (*killed.remarks, f"Nothing was sent. To carry it out: {how}")
+        return killed
+
+    @cell_magic("tidb_kill")  # type: ignore[arg-type]  # as IPython documents it
+    def tidb_kill_cell(self, line: str, cell: str) -> "KillReport":
+        """End what a cell of KILL statements says, one statement a line or separated by semicolons. Acts at once.
+
+            %%tidb_kill [--dry-run] [--max-victims N] [--force] [--timeout SEC] [--reason TEXT]
+
+        If one of them is wrong nothing is sent. %tidb_kill? tells the rest.
+
+            %%tidb_kill
+            KILL QUERY 5857102839209263511;
+            KILL 5857102839209263513
+        """
+        reader = kill_parser()
+        options = reader.parse(line)
+        given = [name for name in ("words", "from_", "yes", *_FILTERS) if getattr(options, name)]
+        if given:
+            reader.error(f"a cell says whom to kill: above it {given[0].strip('_')} has no meaning")
+        return self._kill(reader, options, kill_cell(cell), plan=options.dry_run)
+
+    def _kill(
+        self, reader: Parser, options: argparse.Namespace, victims: Any, *, plan: bool, **whom: Any
+    ) -> "KillReport":
+        cluster = self._connected()
+        cluster.audit_file, cluster.audit_sql = self.audit_file or None, self.audit_sql
+        how = {"deadline": self.deadline, "force": options.force, "reason": options.reason}
+        if not plan:
+            how["max_victims"] = self.max_victims if options.max_victims is None else options.max_victims
+            how |= {} if options.timeout is None else {"timeout": options.timeout}
+        try:
+            return (cluster.plan if plan else cluster.kill)(victims, **how, **whom)
+        except OptionError as error:
+            raise reader.refuse(error) from error
+
+    def _names(self, local_ns: dict[str, Any] | None) -> dict[str, Any]:
+        return {**(self.shell.user_ns if self.shell else {}), **(local_ns or {})}
+
+    def _variable(self, reader: Parser, name: str, local_ns: dict[str, Any] | None) -> Any:
+        names = self._names(local_ns)
+        if name not in names:
+            reader.error(f"--from: there is no variable {name!r}")
+        return names[name]
 
     def close(self) -> None:
         """Close what is connected."""
@@ -221,24 +261,12 @@ class TidbMagics(Magics):
         return self.cluster
 
 
-def kill_words(words: Sequence[str]) -> list[KillStatement]:
-    """Read ``[KILL] [TIDB] [CONNECTION | QUERY] ID...``: KILL's grammar, but with several ids.
-
-    >>> [statement.sql for statement in kill_words(["QUERY", "5", "7"])]
-    ['KILL TIDB QUERY 5', 'KILL TIDB QUERY 7']
-    """
-    scope, ids = ["KILL"], list(words)
-    for choice in (["KILL"], ["TIDB"], ["CONNECTION", "QUERY"]):
-        if ids and ids[0].upper() in choice:
-            word = ids.pop(0).upper()
-            scope += [word] if word != "KILL" else []
-    for word in ids:
-        if not (word.isascii() and word.isdecimal()):
-            raise _usage_error("%tidb_kill", f"expected connection ids (digits only), found {word!r}.")
-    try:
-        return [parse_kill(" ".join([*scope, word])) for word in ids or [""]]
-    except KillSyntaxError as error:
-        raise _usage_error("%tidb_kill", f"{error.problem}.") from error
+def _victims(reader: Parser, ids: list[Any]) -> Any:
+    """Return ids as one list, a frame as it is, None for none."""
+    frames = [one for one in ids if hasattr(one, "columns")]
+    if frames and len(ids) > 1:
+        reader.error("a frame in braces stands alone")
+    return frames[0] if frames else flat(ids) or None
 
 
 def _playground_url() -> str:

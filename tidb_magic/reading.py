@@ -15,7 +15,7 @@ from tidb_magic.connection import Connection, is_own, own_ids
 from tidb_magic.driver import Result, time_left
 from tidb_magic.errors import OptionError, ServerError, TidbMagicError
 from tidb_magic.filters import Filters
-from tidb_magic.frames import ReadFrame
+from tidb_magic.frames import Origin, ReadFrame
 from tidb_magic.gathering import Ask, Gathered, gather
 from tidb_magic.link import Link
 from tidb_magic.processlist import INFO_CUT, LENGTH, OURS, ProcessList, to_columns, to_frame
@@ -26,6 +26,7 @@ from tidb_magic.settings import host_port
 from tidb_magic.views import InstanceList, SessionCounts
 
 LIMIT = 200  # rows
+ALL = 1_000_000  # rows: no limit
 _NUMBERS = {"bigint", "int", "double"}
 Frame = TypeVar("Frame", bound=ReadFrame)
 _RIGHTS_AGE = 30.0  # seconds after which a list that shows one user only makes us ask again whether it may show others
@@ -90,6 +91,7 @@ def read(  # noqa: PLR0913 (what is asked for, and how)
             find_itself(connection, results[0])
         return results
 
+    requested = monotonic()
     gathered = _gather(link, ask, filters, deadline)
     listed = _joined([to_frame(results[0]) for results in gathered.parts], by, link.columns[by], limit)
     listed.limit = limit
@@ -100,6 +102,7 @@ def read(  # noqa: PLR0913 (what is asked for, and how)
     _note(link, listed, gathered)
     if len({user for results in gathered.parts for user in set(results[0].by_name["USER"])} - {""}) < 2:
         _check_rights(link)
+    listed.origin = Origin(link, requested)
     return _described(listed, link, gathered)
 
 

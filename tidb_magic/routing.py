@@ -76,19 +76,6 @@ class Direct(StrEnum):
     NEVER = "never"
 
 
-def route(instance: str, here: str | None, able: Capabilities) -> Route | str:
-    """Return the way to a session on `instance` from a connection on `here`, or the reason why there is none."""
-    if instance == here:
-        return Route.OWNER
-    if able.global_kill:
-        return Route.FORWARD
-    state = "off" if able.global_kill is False else "unknown"
-    return (
-        f"global kill is {state} in this cluster and the session is on {instance}, this connection"
-        f" {f'on {here}' if here else 'elsewhere'}: a KILL could hit another. Connect to that instance."
-    )
-
-
 def direct_settings(instance: Instance, settings: Settings, direct: Direct) -> Settings | str:
     """Return how to connect to an instance itself, or the reason why that is not tried.
 
@@ -142,25 +129,6 @@ def instances(connection: Connection, *, deadline: float = _DEADLINE) -> tuple[I
         except ServerError:  # no PROCESS, or no such table (TiDB Cloud)
             continue
     return ()
-
-
-def server_ids(connection: Connection) -> set[int] | None:
-    """Return the server ids of the registered instances, 0 with global kill off; None where this user may not know."""
-    try:
-        return {one.server_id for one in _cluster_info(connection, _DEADLINE) if one.server_id is not None}
-    except ServerError:
-        return None
-
-
-def registered(connection: Connection, instance: str) -> bool:
-    """Tell whether an instance is registered with PD now: only those are asked for their sessions.
-
-    `instance` is as the process list has it. Where the table does not exist (TiDB Cloud) it is taken to be.
-    """
-    try:
-        return any(one.name == instance for one in _servers(connection, _DEADLINE))
-    except ServerError:
-        return True
 
 
 def _cluster_info(connection: Connection, deadline: float) -> tuple[Instance, ...]:

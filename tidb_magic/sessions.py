@@ -1,21 +1,39 @@
 """Single sessions, and a look at some of them: what a KILL is decided by."""
 
 import re
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 from tidb_magic.connection import Connection
+from tidb_magic.connection_id import ConnectionId
 from tidb_magic.driver import Result
+from tidb_magic.processlist import INFO_CUT
 from tidb_magic.queries import query
 
 DEADLINE = 3.0  # seconds
 GRACE = 0.2  # seconds that the server may take to say that its own deadline has passed
 _SILENT = re.compile(r"^\[([^\]]*(?:\[[^\]]*\][^\]]*)?)\]\(\d+\)")
+_VALUES = ("INSTANCE", "ID", "USER", "HOST", "COMMAND", "TIME", "STATE", "INFO", "TxnStart")
+
+
+@dataclass(frozen=True)
+class Transaction:
+    """What INFORMATION_SCHEMA.TIDB_TRX says of a session's transaction: what it would roll back."""
+
+    state: str
+    keys: int
+    size: int  # bytes
 
 
 @dataclass(frozen=True)
 class Session:
-    """One session as the list shows it. `time` is in seconds; `info` is its statement, None while it runs none."""
+    """One session as the list shows it.
+
+    `time` is in seconds; `info` is its statement, at most 16 KiB of it, None while it runs none. `matches` is whether
+    the filters that were looked with hold.
+    """
 
     instance: str
     id: int
@@ -23,8 +41,11 @@ class Session:
     host: str
     command: str
     time: int
+    state: str
     info: str | None
     txn_start: str
+    matches: bool = True
+    transaction: Transaction | None = None
 
     @property
     def runs(self) -> bool:
@@ -34,31 +55,89 @@ class Session:
 
 @dataclass(frozen=True)
 class Look:
-    """What one reading of the cluster saw.
+    """What one reading saw, on one instance or in the cluster.
 
-    `here` is the INSTANCE and `user` the USER of the connection that looked; both None if it did not see itself.
-    `missing` are instances that did not answer; it is empty if every registered one did.
+    `here` is the INSTANCE, `user` the USER and `own` the id of the connection that looked, by its own row; None if it
+    did not see itself. `missing` are instances that did not answer; it is empty if every registered one did.
+    `requested` and `received` are moments of this machine's monotonic clock.
     """
 
-    sessions: tuple[Session, ...]
-    here: str | None
-    user: str | None
-    missing: tuple[str, ...]
+    sessions: Mapping[int, Session] = field(default_factory=lambda: MappingProxyType({}))
+    here: str | None = None
+    user: str | None = None
+    own: ConnectionId | None = None
+    missing: tuple[str, ...] = ()
+    requested: float = 0.0
+    received: float = 0.0
 
 
-def look(connection: Connection, ids: Sequence[int], *, deadline: float = DEADLINE) -> Look:
-    """Look at the sessions with these ids, wherever they are.
+def look(
+    connection: Connection,
+    ids: Collection[int],
+    *,
+    instance: str | None = None,
+    condition: tuple[str, Mapping[str, object]] = ("TRUE", MappingProxyType({})),
+    deadline: float = DEADLINE,
+) -> Look:
+    """Look at the sessions with these ids: on the instance of this connection if it is named, else in the cluster.
+
+    `condition` is what they should match, as SQL with its parameters. In a cluster without global kill several
+    sessions can have an id: look on the instance then.
 
     Raises
     ------
     DeadlineError, ConnectError, ServerError, Interrupted
     """
-    own = () if connection.id is None else (int(connection.id),)
-    args = {"ids": (*ids, *own), "milliseconds": hint(deadline)}
-    result = connection.query(query("sessions"), args, deadline=deadline + GRACE)
-    itself = find_itself(connection, result)
+    matches, parameters = condition
+    args = {
+        **parameters,
+        "ids": tuple(ids) or (0,),
+        "own": int(connection.id or 0),
+        "instance_name": instance,
+        "info_cut": INFO_CUT,
+        "milliseconds": hint(deadline),
+    }
+    sql = _statement(matches, whole=instance is None)
+    requested = time.monotonic()
+    result = connection.query(sql, args, deadline=deadline + (GRACE if instance is None else 0), leave=True)
+    received = time.monotonic()
+    found = sessions(result, ids)
     missing = silent(result.warnings) or (("an instance",) if result.warnings else ())
-    return Look(sessions(result, ids), itself.instance if itself else None, itself.user if itself else None, missing)
+    seen = Look({one.id: one for one in found}, missing=missing, requested=requested, received=received)
+    own = result.by_name["tidb_magic_own"]
+    if own and own[0] != connection.id:
+        connection.moved(ConnectionId(own[0]))
+    if itself := _itself(connection, result) if instance else find_itself(connection, result):
+        return replace(seen, here=itself.instance, user=itself.user, own=ConnectionId(itself.id))
+    return seen
+
+
+def _statement(matches: str, *, whole: bool) -> str:
+    if whole:
+        source, name = "INFORMATION_SCHEMA.CLUSTER_PROCESSLIST", "INSTANCE"
+    elif matches == "TRUE":  # the usual one, and the fastest
+        source, name = "INFORMATION_SCHEMA.PROCESSLIST", "%(instance_name)s"
+    else:
+        source, name = f"(\n{query('here', condition='TRUE')}\n) AS CLUSTER_PROCESSLIST", "INSTANCE"
+    parts = {
+        "hint": "/*+ MAX_EXECUTION_TIME(%(milliseconds)s) */ " if whole else "",
+        "itself": "%(own)s" if whole else "CONNECTION_ID()",
+    }
+    return query("look", instance=name, sessions=source, matches=f"({matches})", **parts)
+
+
+def transactions(
+    connection: Connection, ids: Collection[int], *, here: bool, deadline: float = DEADLINE
+) -> dict[int, Transaction]:
+    """Return the open transactions of these sessions by their ids, read on their instance (`here`) or in the cluster.
+
+    A statement in autocommit mode that waits for a lock is ``Committing`` there (8.5.6, measured). As `look` for what
+    can go wrong.
+    """
+    table = "TIDB_TRX" if here else "CLUSTER_TIDB_TRX"
+    sql = query("transactions", transactions=table)
+    rows = connection.query(sql, {"ids": tuple(ids)}, deadline=deadline, leave=True).rows
+    return {number: Transaction(state, keys or 0, size or 0) for number, state, keys, size in rows}
 
 
 def resembling(connection: Connection, number: int, *, deadline: float = DEADLINE) -> list[int]:
@@ -71,12 +150,13 @@ def resembling(connection: Connection, number: int, *, deadline: float = DEADLIN
 
 def sessions(result: Result, ids: Collection[int]) -> tuple[Session, ...]:
     """Return the rows with these ids as sessions, each once (a restarted instance can be listed twice)."""
-    names = ("INSTANCE", "ID", "USER", "HOST", "COMMAND", "TIME", "INFO", "TxnStart")
-    at = [result.columns.index(name) for name in names]
+    at = [result.columns.index(name) for name in _VALUES]
+    matching = result.columns.index("tidb_magic_matches") if "tidb_magic_matches" in result.columns else None
     found: dict[tuple[str, int], Session] = {}
     for row in result.rows:
         if row[at[1]] in ids:
-            session = Session(*(row[column] for column in at))
+            matches = matching is None or bool(row[matching])
+            session = replace(Session(*(row[column] for column in at)), matches=matches)
             found.setdefault((session.instance, session.id), session)
     return tuple(found.values())
 
@@ -91,10 +171,17 @@ def silent(warnings: Sequence[str]) -> tuple[str, ...]:
 
 
 def find_itself(connection: Connection, result: Result) -> Session | None:
+    """Return the session that asked, and note where it is."""
+    itself = _itself(connection, result)
+    if itself is not None:
+        connection.instance = itself.instance
+    return itself
+
+
+def _itself(connection: Connection, result: Result) -> Session | None:
     """Return the session that asked, known by the token in its statement; with global kill off ids are not unique."""
     for session in sessions(result, () if connection.id is None else {connection.id}):
         if session.info is not None and connection.token in session.info:
-            connection.instance = session.instance
             return session
     return None
 

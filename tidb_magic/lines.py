@@ -1,0 +1,186 @@
+"""What is typed behind a magic: options as in a shell, ids as in SQL, ``{...}`` where an id stands."""
+
+import argparse
+import ast
+import re
+import shlex
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from typing import Any, NoReturn
+
+from IPython.core.error import UsageError
+
+from tidb_magic.errors import KillSyntaxError, OptionError
+from tidb_magic.grammar import KillStatement, parse_kill, parse_kills
+from tidb_magic.settings import seconds
+
+FILTERS = ("user", "host", "db", "instance", "command", "match", "where")
+_EXPANDED = "\ue000"  # private use: stands for what {...} gave, followed by its number
+_WORD = re.compile(r"\s*((?:[^\s'\"\\]|\\.|'[^']*'|\"(?:[^\"\\]|\\.)*\")+|['\"\\])", re.DOTALL)
+
+
+def usage_error(magic: str, message: str) -> UsageError:
+    """Return IPython's own error, which shows as one line."""
+    message = re.sub(r"://\S*@", "://...@", message)  # what is repeated of a line must not hold a password
+    return UsageError(f"{magic}: {' '.join(message.split())} {magic}? shows the help.")
+
+
+class Parser(argparse.ArgumentParser):
+    """Options as in a shell. A wrong one is IPython's UsageError; -h and --help show the help of the magic."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UsageError."""
+        raise usage_error(self.prog, f"{message}.")
+
+    def refuse(self, error: OptionError) -> UsageError:
+        """Return the error of a value, which names a parameter, as one that names the option."""
+        names = {action.dest for action in self._actions}
+        option = re.match(r"\w*", str(error))
+        if option and option[0] in names:
+            return usage_error(self.prog, f"--{option[0].replace('_', '-')}{str(error)[option.end() :]}")
+        return usage_error(self.prog, str(error))
+
+    def parse(self, line: str) -> argparse.Namespace:
+        """Parse a line."""
+        try:
+            words = shlex.split(line.strip().removesuffix(";"))
+        except ValueError as error:
+            self.error(f"{error} (quotes as in a shell)".lower())
+        return self.parse_intermixed_args(words)
+
+    def expand(self, line: str, evaluate: Callable[[str], Any]) -> tuple[str, list[Any]]:
+        """Put a placeholder where ``{...}`` stands for an id, and return what it gives; leave the values of options.
+
+        >>> parser("tidb_kill").expand("QUERY {1 + 1} x{2}", eval)[1]
+        [2]
+        """
+        options = {text for action in self._actions if action.nargs is None for text in action.option_strings}
+        values: list[Any] = []
+        done, at, before = "", 0, ""
+        while word := _WORD.match(line, at):
+            start, end = word.start(1), word.end()
+            if line[start] == "{" and before not in options:
+                end = self._braces(line, start)
+                values.append(self._value(line[start + 1 : end - 1], evaluate))
+                done += f"{line[at:start]}{_EXPANDED}{len(values) - 1}"
+            else:
+                done += line[at:end]
+            before, at = line[start:end], end
+        return done + line[at:], values
+
+    def _braces(self, line: str, start: int) -> int:
+        """Return where the brackets around an expression end; a dict in it has some of its own."""
+        for found in re.finditer(r"\}(?=[\s;]|$)", line[start:]):
+            try:
+                ast.parse(line[start + 1 : start + found.start()].strip(), mode="eval")
+            except SyntaxError:
+                continue
+            return start + found.end()
+        return self.error(f"no expression in braces: {line[start : start + 40]}")
+
+    def _value(self, expression: str, evaluate: Callable[[str], Any]) -> Any:
+        try:
+            return evaluate(expression.strip())
+        except Exception as error:  # noqa: BLE001 (whatever a person's own expression raises)
+            return self.error(f"{{{expression}}}: {type(error).__name__}: {error}")
+
+
+def parser(name: str) -> Parser:
+    """Return an empty parser."""
+    return Parser(prog=f"%{name}", add_help=False, allow_abbrev=False)
+
+
+def _filtering(name: str) -> Parser:
+    made = parser(name)
+    for option in FILTERS:
+        made.add_argument(f"--{option}")
+    made.add_argument("--min-time", type=float)
+    made.add_argument("--idle", action="store_true", default=None)
+    return made
+
+
+@cache  # making it takes half a millisecond
+def ps_parser() -> Parser:
+    """Return the parser of %tidb_ps."""
+    made = _filtering("tidb_ps")
+    for option in ("sort", "by"):
+        made.add_argument(f"--{option}")
+    made.add_argument("--limit", type=int)
+    for option in ("full", "instances", "history"):
+        made.add_argument(f"--{option}", action="store_true", default=None)
+    return made
+
+
+@cache
+def kill_parser() -> Parser:
+    """Return the parser of %tidb_kill."""
+    made = _filtering("tidb_kill")
+    made.add_argument("words", nargs="*")
+    made.add_argument("--from", dest="from_")
+    made.add_argument("--timeout", type=_seconds)
+    made.add_argument("--max-victims", type=int)
+    made.add_argument("--reason", default="")
+    for option in ("dry-run", "yes", "force"):
+        made.add_argument(f"--{option}", action="store_true")
+    return made
+
+
+def _seconds(text: str) -> float:
+    try:
+        return seconds(float(text), "the time")
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds") from None
+    except OptionError as error:
+        raise argparse.ArgumentTypeError(str(error).removesuffix(".")) from error
+
+
+def kill_words(words: Sequence[str], values: Sequence[Any] = ()) -> tuple[bool, list[Any]]:
+    """Read ``[KILL] [TIDB] [CONNECTION | QUERY] ID...``: KILL's grammar, but with several ids, or none.
+
+    Return whether it is QUERY, and the ids; `values` are what placeholders stand for.
+
+    >>> kill_words(["QUERY", "5", "7"])
+    (True, [5, 7])
+    """
+    scope, ids = ["KILL"], list(words)
+    for choice in (["KILL"], ["TIDB"], ["CONNECTION", "QUERY"]):
+        if ids and ids[0].upper() in choice:
+            word = ids.pop(0).upper()
+            scope += [word] if word != "KILL" else []
+    found: list[Any] = []
+    for word in ids:
+        if word.startswith(_EXPANDED):
+            found.append(values[int(word.removeprefix(_EXPANDED))])
+        elif word.isascii() and word.isdecimal():
+            try:
+                found.append(parse_kill(" ".join([*scope, word])).connection_id)
+            except KillSyntaxError as error:
+                raise usage_error("%tidb_kill", f"{error.problem}.") from error
+        else:
+            raise usage_error("%tidb_kill", f"expected connection ids (digits only), found {word!r}.")
+    return "QUERY" in scope, found
+
+
+def flat(values: Iterable[Any]) -> list[Any]:
+    """Return ids and iterables of ids as one list.
+
+    >>> flat([5, [6, 7]])
+    [5, 6, 7]
+    """
+    ids: list[Any] = []
+    for value in values:
+        ids += value if isinstance(value, Iterable) and not isinstance(value, (str, bytes)) else [value]
+    return ids
+
+
+def kill_cell(text: str) -> list[KillStatement]:
+    """Read a cell of KILL statements, one a line or separated by semicolons."""
+    try:
+        found = parse_kills(text)
+    except KillSyntaxError as error:
+        before = text[: error.column - 1].split("\n")
+        where = f"line {len(before)}, column {len(before[-1]) + 1}"
+        raise usage_error("%%tidb_kill", f"{error.problem} ({where}); nothing was sent.") from error
+    if not found:
+        raise usage_error("%%tidb_kill", "the cell holds no KILL.")
+    return found

@@ -1,0 +1,6 @@
+-- The latest DDL job of a statement: a KILL of its session does not end it.
+SELECT /*+ MAX_EXECUTION_TIME(%(milliseconds)s) */ JOB_ID, STATE
+FROM INFORMATION_SCHEMA.DDL_JOBS
+WHERE QUERY = %(sql)s
+ORDER BY JOB_ID DESC
+LIMIT 1

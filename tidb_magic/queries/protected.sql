@@ -1,0 +1,6 @@
+-- May this user be one that security-enhanced mode protects? Roles are not followed: each of them counts.
+SELECT USER
+FROM mysql.global_grants
+WHERE PRIV = 'RESTRICTED_CONNECTION_ADMIN'
+  AND (USER = %(user)s OR USER IN (SELECT FROM_USER FROM mysql.role_edges))
+LIMIT 1

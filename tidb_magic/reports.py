@@ -1,0 +1,107 @@
+"""What became of a kill, and of all kills of this process, as DataFrames."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+import pandas as pd
+
+from tidb_magic.audit import ENTRIES
+from tidb_magic.frames import ShownFrame, Table, counted
+from tidb_magic.targets import Target
+
+COLUMNS = ["ID", "INSTANCE", "USER", "HOST", "ACTION", "OUTCOME", "REASON", "SECONDS", "STATEMENT", "WARNING", "INFO"]
+_DTYPES: Mapping[str, Any] = MappingProxyType({"ID": "Int64", "SECONDS": "Float64"})
+_WIDTHS: Mapping[str, int] = MappingProxyType({"INFO": 40, "REASON": 300})
+
+
+class KillReport(ShownFrame):
+    """One row for each session that a kill was asked for.
+
+    ID ``Int64``, missing for an id from 2^63 on, which belongs to nobody;
+    INSTANCE, USER, HOST and INFO as last seen; ACTION ``QUERY`` or ``CONNECTION``; OUTCOME one of
+    `Outcome`; REASON in words; SECONDS ``Float64`` from KILL to proof; STATEMENT as sent, or as it would be;
+    WARNING the server's own words.
+
+    Attributes
+    ----------
+    remarks : tuple of str
+        Sentences on the whole: what was not looked at, why nothing was sent, how to carry out what is planned.
+    """
+
+    remarks: tuple[str, ...] = ()
+
+    _metadata: ClassVar[list[str]] = ["remarks"]
+    _widths: ClassVar[Mapping[str, int]] = _WIDTHS
+
+    def _table(self) -> Table:
+        shown = ["ID", "INSTANCE", "USER", "ACTION", "OUTCOME", "SECONDS", "INFO", "REASON"]
+        counts = Counter(self["OUTCOME"])
+        total = ", ".join(f"{count} {outcome}" for outcome, count in counts.items()) or "No session matches"
+        return shown, _cells(self[shown]), [f"{total}.", *self.remarks]
+
+
+class History(ShownFrame):
+    """What this process planned and killed, oldest first.
+
+    The columns of KillReport, and before them TIME ``datetime64[ns]`` in this machine's time zone; CLUSTER as
+    ``user@host:port``; ASKED ``kill`` or ``plan``; WHY the reason that was given.
+    """
+
+    def _table(self) -> Table:
+        shown = ["TIME", "CLUSTER", "ASKED", "ID", "INSTANCE", "USER", "ACTION", "OUTCOME", "WHY", "REASON"]
+        frame = self[shown].assign(TIME=[f"{moment:%Y-%m-%d %H:%M:%S}" for moment in self["TIME"]])
+        return shown, _cells(frame), [f"{counted(len(self), 'entry').replace('entrys', 'entries')}."]
+
+    _widths: ClassVar[Mapping[str, int]] = _WIDTHS
+
+
+def _cells(frame: pd.DataFrame) -> list[list[object]]:
+    return [[_cell(value) for value in row] for row in frame.itertuples(index=False)]
+
+
+def _cell(value: Any) -> object:
+    if pd.isna(value):
+        return ""
+    return f"{value:.3f}" if isinstance(value, float) else value
+
+
+def report(targets: Sequence[Target], remarks: Sequence[str] = ()) -> KillReport:
+    """Return the targets as a KillReport."""
+    frame = KillReport(_frame([_row(target) for target in targets], COLUMNS))
+    frame.remarks = tuple(remarks)
+    return frame
+
+
+def history() -> History:
+    """Return what this process planned and killed, in any cluster."""
+    columns = ["TIME", "CLUSTER", "ASKED", "WHY", *COLUMNS]
+    frame = History(_frame([(*entry[:4], *_row(entry[4])) for entry in ENTRIES], columns))
+    frame["TIME"] = pd.to_datetime(frame["TIME"], utc=True).dt.tz_convert(datetime.now().astimezone().tzinfo)
+    return frame
+
+
+def _row(target: Target) -> tuple[object, ...]:
+    session, nobody = target.session, target.id >= 2**63
+    return (
+        None if nobody else int(target.id),
+        target.instance,
+        session.user if session else target.seen.user if target.seen else None,
+        session.host if session else target.seen.host if target.seen else None,
+        "QUERY" if target.statement.query else "CONNECTION",
+        str(target.outcome),
+        f"{int(target.id)}: {target.reason}" if nobody else target.reason,
+        target.seconds,
+        target.statement.sql,
+        target.warning,
+        session.info if session else target.seen.info if target.seen else None,
+    )
+
+
+def _frame(rows: Sequence[tuple[object, ...]], columns: Sequence[str]) -> pd.DataFrame:
+    frame = pd.DataFrame(list(rows), columns=list(columns), dtype=object)
+    for name in columns:
+        frame[name] = frame[name].astype(_DTYPES[name]) if name in _DTYPES else frame[name].infer_objects()
+    return frame
