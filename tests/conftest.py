@@ -59,6 +59,29 @@ def no_global_kill() -> Iterator[Playground]:
         yield furnish(started)
 
 
+@pytest.fixture(scope="session")
+def fragile() -> Iterator[Playground]:
+    """Three instances to freeze and crash."""
+    with Playground(instances=3) as started:
+        yield furnish(started)
+
+
+@pytest.fixture
+def healed(fragile: Playground) -> Iterator[Playground]:
+    """The same, and everything runs again afterwards."""
+    yield fragile
+    for at, server in enumerate(("tidb-0", "tidb-1", "tidb-2")):
+        match fragile.status()[server]:
+            case "frozen":
+                fragile.resume(at)
+            case "stopped":
+                fragile.restart(at)
+    if fragile.status()["pd"] == "frozen":
+        fragile.resume("pd")
+    with tidb_magic.connect(fragile.url(0)) as after:
+        eventually(lambda: after.processlist().complete and not after._link.trouble)
+
+
 @pytest.fixture
 def cluster(playground: Playground) -> Iterator[Cluster]:
     """A cluster connected through the first instance."""

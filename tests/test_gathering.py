@@ -13,7 +13,6 @@ import pytest
 import tidb_magic
 from tests.balancer import Balancer
 from tests.clients import LONG_SELECT, Client, eventually, statements
-from tests.conftest import furnish
 from tidb_magic import Cluster, ProcessList, gathering, reading, routing
 from tidb_magic.connection import Connection
 from tidb_magic.driver import Result
@@ -23,27 +22,10 @@ from tidb_magic.playground import Playground
 DEADLINE = 3.0
 
 
-@pytest.fixture(scope="module")
-def fragile() -> Iterator[Playground]:
-    """Three instances to freeze and crash."""
-    with Playground(instances=3) as started:
-        yield furnish(started)
-
-
 @pytest.fixture
-def cluster(fragile: Playground) -> Iterator[Cluster]:
-    with tidb_magic.connect(fragile.url(0)) as connected:
+def cluster(healed: Playground) -> Iterator[Cluster]:
+    with tidb_magic.connect(healed.url(0)) as connected:
         yield connected
-    for at, server in enumerate(("tidb-0", "tidb-1", "tidb-2")):
-        match fragile.status()[server]:
-            case "frozen":
-                fragile.resume(at)
-            case "stopped":
-                fragile.restart(at)
-    if fragile.status()["pd"] == "frozen":
-        fragile.resume("pd")
-    with tidb_magic.connect(fragile.url(0)) as after:
-        eventually(lambda: after.processlist().complete and not after._link.trouble)
 
 
 @pytest.fixture

@@ -102,7 +102,9 @@ def test_none_of_hundreds_of_replaced_statements_of_the_same_text_is_sent_a_kill
     assert [one.hit for one in busy if one.hit] == []
 
 
-def test_the_same_id_of_another_user_is_changed(playground: Playground, cluster: Cluster, users: dict[str, str]) -> None:
+def test_the_same_id_of_another_user_is_changed(
+    playground: Playground, cluster: Cluster, users: dict[str, str]
+) -> None:
     """COM_CHANGE_USER keeps the id: a pool hands the session to somebody else."""
     with Client(playground, 1) as client:
         listed = row_of(cluster, client)

@@ -184,11 +184,14 @@ class Link:
 
     @property
     def servers(self) -> set[int]:
-        """The server ids to which a way is known; all of them mean nothing without global kill."""
+        """The server ids to which a way may be known; all of them mean nothing without global kill.
+
+        Where nothing tells those of the registered instances, those that were seen in ids.
+        """
         with self._lock:
             kept = {one.id.server_id for one in (self._main, *self._owners) if one.open and one.id is not None}
-        registered = {one.server_id for one in self.roll.instances}
-        return {server for server in (*kept, *registered, *self._names) if server}
+        registered = {one.server_id for one in self.roll.instances if one.server_id}
+        return {server for server in (*kept, *(registered or self._names)) if server}
 
     def listed(self, server: int) -> str | None:
         """Return the INSTANCE of that server id, as far as it is known."""

@@ -24,7 +24,7 @@ class Scene:
     """How and with what rights a KILL would travel.
 
     `version` is TiDB's on the session's instance; `protected` are users that
-    security-enhanced mode may protect from us, which only their own instance checks.
+    security-enhanced mode may protect from us, which TiDB checks on their own instance only.
     """
 
     route: Route
@@ -93,7 +93,7 @@ def _against(target: Target, now: Session, look: Look, scene: Scene) -> str | No
         return f"it is {whose}, and {look.user} has neither CONNECTION_ADMIN nor SUPER"
     if stranger and now.user in scene.protected:
         return (
-            f"security-enhanced mode may protect {now.user}, only its own instance can tell, and there is no way to it"
+            f"security-enhanced mode may protect {now.user}: it takes RESTRICTED_CONNECTION_ADMIN to end its sessions"
         )
     if query and not now.runs:
         return "it runs no statement now (an older TiDB would end the session); KILL without QUERY ends the session"

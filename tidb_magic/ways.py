@@ -11,10 +11,11 @@ from tidb_magic.driver import time_left
 from tidb_magic.errors import ConnectError, DeadlineError, ServerError, TidbMagicError
 from tidb_magic.link import Link
 from tidb_magic.queries import query
-from tidb_magic.routing import Capabilities, Instance, Route, instances, rights
+from tidb_magic.routing import Capabilities, Instance, Route, granted, instances, rights
 from tidb_magic.sessions import GRACE, Look, hint, look, transactions
 from tidb_magic.targets import Outcome
 
+_OVER_THEM = "RESTRICTED_CONNECTION_ADMIN"  # the right to end sessions of those whom security-enhanced mode protects
 _REACH = 1.0  # seconds that the way to an instance gets
 _PROOF = 1.0  # seconds to find a marked connection in the cluster's list
 _SHOWN = 0.3  # seconds that a statement runs to be found in the list, where there is no alias
@@ -102,17 +103,21 @@ class Way:
         return able
 
     def protected(self, users: Collection[str], *, deadline: float) -> frozenset[str]:
-        """Return those of these users that security-enhanced mode may protect; all, where that is not told."""
-        if self.route is Route.OWNER or not self.link.enhanced_security:
-            return frozenset()  # there the server itself checks
-        give_up = time.monotonic() + deadline
-        found = set()
-        for user in users:
-            try:
-                asked = self.connection.query(query("protected"), {"user": user}, deadline=time_left(give_up))
-            except ServerError:
-                return frozenset(users)
-            found |= {user} if asked.rows else set()
+        """Return those of these users that security-enhanced mode may protect from us.
+
+        Where that is not told, all of them if TiDB would forward the KILL; on the instance itself the server checks.
+        """
+        if not self.link.enhanced_security or not users:
+            return frozenset()
+        give_up, found = time.monotonic() + deadline, set()
+        try:
+            if _OVER_THEM in granted(self.connection.query(query("grants"), deadline=deadline)):
+                return frozenset()
+            for user in users:
+                if self.connection.query(query("protected"), {"user": user}, deadline=time_left(give_up)).rows:
+                    found.add(user)
+        except ServerError:
+            return frozenset(users if self.forwards else ())
         return frozenset(found)
 
 

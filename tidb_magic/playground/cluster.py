@@ -36,6 +36,8 @@ class Playground:
         The name under which another process finds it; by default one that nobody else has.
     instances, port, global_kill, compatible_kill_query, connection_ids, sem, tls, workload
         See ``python -m tidb_magic.playground start --help``.
+    initialize
+        SQL for the first start, each statement with a semicolon; no right is checked, also with `sem`.
 
     Raises
     ------
@@ -55,8 +57,11 @@ class Playground:
         sem: bool = False,
         tls: bool = False,
         workload: bool = False,
+        initialize: str = "",
     ) -> None:
-        options = Options(instances, port, global_kill, compatible_kill_query, connection_ids, sem, tls, workload)
+        options = Options(
+            instances, port, global_kill, compatible_kill_query, connection_ids, sem, tls, workload, initialize
+        )
         self.state = State(name or "", "", options, {})
 
     @classmethod

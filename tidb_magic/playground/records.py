@@ -28,6 +28,7 @@ class Options:
     sem: bool = False
     tls: bool = False
     workload: bool = False
+    initialize: str = ""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be started."""
@@ -38,9 +39,18 @@ class Options:
         if self.port is not None and not 1 <= self.port <= 65536 - self.instances:
             raise PlaygroundError(f"Port {self.port} is out of range for {self.instances} instances.")
 
-    def toml(self) -> str:
-        """Return the configuration of a tidb-server; JSON's booleans and numbers are TOML's."""
+    @property
+    def first_sql(self) -> str:
+        """What the first instance runs at its first start, without any check of rights."""
+        # The store has no ingest, without which a fast ADD INDEX never ends.
+        return (
+            f"SET GLOBAL tidb_enable_dist_task = OFF;\nSET GLOBAL tidb_ddl_enable_fast_reorg = OFF;\n{self.initialize}"
+        )
+
+    def toml(self, first_sql: str) -> str:
+        """Return the configuration of a tidb-server; JSON's texts, booleans and numbers are TOML's."""
         lines = [
+            f"initialize-sql-file = {json.dumps(first_sql)}",
             f"enable-global-kill = {json.dumps(self.global_kill)}",
             f"compatible-kill-query = {json.dumps(self.compatible_kill_query)}",
             f"enable-32bits-connection-id = {json.dumps(self.connection_ids == 32)}",

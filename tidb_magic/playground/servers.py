@@ -35,7 +35,9 @@ def command(server: str, state: State, binaries: dict[str, Path]) -> tuple[list[
         urls = [sql_url(state, instance) for instance in range(state.options.instances)]
         return [sys.executable, "-m", "tidb_magic.playground.workload", str(folder), *urls], {}
     config = folder / "tidb.toml"
-    config.write_text(state.options.toml())
+    first_sql = folder / "first.sql"
+    first_sql.write_text(state.options.first_sql)
+    config.write_text(state.options.toml(str(first_sql)))
     command = [str(binaries["tidb-server"]), "--store=tikv", f"--path={pd}", f"--config={config}"]
     command += [f"--host={LOOPBACK}", f"--advertise-address={LOOPBACK}", f"--status-host={LOOPBACK}"]
     command += [f"-P={ports[server]}", f"--status={ports[f'{server}-status']}"]

@@ -1,0 +1,223 @@
+"""What is not sent although it could be: no right, DDL, IMPORT INTO, internal work, what is committing."""
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import pymysql
+import pytest
+
+import tidb_magic
+from tests.clients import LONG_SELECT, Client, eventually
+from tests.conftest import furnish
+from tests.test_kill import only
+from tests.test_kill_identity import kills, row_of
+from tidb_magic import Cluster
+from tidb_magic.playground import Playground
+
+# -- rights ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("direct", ["auto", "never"])
+@pytest.mark.parametrize("force", [True, False])
+@pytest.mark.parametrize("source", ["id", "row", "filter"])
+def test_without_the_right_nothing_is_sent_to_another_instance_by_any_way_forced_or_not(  # noqa: PLR0913
+    playground: Playground, users: dict[str, str], every_statement: list[str], direct: str, force: bool, source: str
+) -> None:
+    url = playground.url(0).replace("root", "monitor")
+    with (
+        tidb_magic.connect(url, password=users["monitor"], direct=direct) as cluster,
+        Client(playground, 1, "joe", password=users["joe"]) as stranger,
+    ):
+        match source:
+            case "id":
+                report = cluster.kill([stranger.id], force=force)
+            case "row":
+                report = cluster.kill(row_of(cluster, stranger), force=force)
+            case _:
+                report = cluster.kill(where=f"ID = {stranger.id}", idle=True, force=force)
+        row = only(report)
+        assert row["OUTCOME"] == "refused"
+        assert row["REASON"] == "it is joe's session, and monitor has neither CONNECTION_ADMIN nor SUPER"
+        assert kills(every_statement) == []
+        assert stranger.alive()
+
+
+def test_a_right_that_was_revoked_while_we_believed_in_it_is_the_servers_to_refuse(
+    playground: Playground, users: dict[str, str]
+) -> None:
+    with Client(playground, 0) as root, Client(playground, 1, "joe", password=users["joe"]) as stranger:
+        root.query(f"CREATE USER revoked IDENTIFIED BY '{users['joe']}'")
+        root.query("GRANT PROCESS, CONNECTION_ADMIN ON *.* TO revoked")
+        try:
+            with tidb_magic.connect(playground.url(0).replace("root", "revoked"), password=users["joe"]) as cluster:
+                assert only(cluster.plan([stranger.id]))["OUTCOME"] == "planned"
+                root.query("REVOKE CONNECTION_ADMIN ON *.* FROM revoked")
+                with Client(playground, 1, "revoked", password=users["joe"]) as same:
+                    eventually(lambda: "CONNECTION_ADMIN" not in str(same.query("SHOW GRANTS")))
+                row = only(cluster.kill([stranger.id]))
+                assert row["OUTCOME"] == "failed"
+                assert "Access denied" in row["REASON"]
+                assert stranger.alive()
+        finally:
+            root.query("DROP USER revoked")
+
+
+@pytest.fixture(scope="module")
+def sem() -> Iterator[Playground]:
+    """Two instances in security-enhanced mode, with a protected user and one who may end connections."""
+    users = """
+        CREATE USER guarded, admin, plain, blind, chief;
+        GRANT RESTRICTED_USER_ADMIN ON *.* TO guarded;
+        GRANT CONNECTION_ADMIN, PROCESS ON *.* TO admin, blind, chief;
+        GRANT RESTRICTED_CONNECTION_ADMIN ON *.* TO chief;
+        GRANT SELECT ON mysql.* TO admin;
+    """
+    with Playground(instances=2, sem=True, initialize=users) as started:
+        yield furnish(started)
+
+
+@pytest.mark.parametrize("user", ["admin", "root"])
+def test_in_security_enhanced_mode_a_protected_user_on_another_instance_is_refused_and_lives(
+    sem: Playground, every_statement: list[str], user: str
+) -> None:
+    """TiDB checks that only on the session's own instance, to which there is no way here."""
+    with (
+        tidb_magic.connect(sem.url(0).replace("root", user)) as cluster,
+        Client(sem, 1, "guarded") as guarded,
+        Client(sem, 1, "plain") as plain,
+    ):
+        for victims in ([guarded.id], row_of(cluster, guarded)):
+            row = only(cluster.kill(victims, force=True))
+            assert row["OUTCOME"] == "refused"
+            assert "security-enhanced mode may protect guarded" in row["REASON"]
+        assert kills(every_statement) == []
+        assert guarded.alive()
+        assert only(cluster.kill(row_of(cluster, plain)))["OUTCOME"] == "killed"
+
+
+def test_in_security_enhanced_mode_a_protected_user_on_the_own_instance_is_refused_by_us_or_by_tidb(
+    sem: Playground,
+) -> None:
+    with Client(sem, 1, "guarded") as guarded:
+        for user, outcome in (("admin", "refused"), ("blind", "failed")):
+            with tidb_magic.connect(sem.url(1).replace("root", user)) as cluster:
+                row = only(cluster.kill([guarded.id]))
+                assert row["OUTCOME"] == outcome
+                assert "RESTRICTED_CONNECTION_ADMIN" in row["REASON"]
+                assert guarded.alive()
+
+
+def test_who_may_end_protected_users_ends_them_on_another_instance_too(sem: Playground) -> None:
+    with tidb_magic.connect(sem.url(0).replace("root", "chief")) as cluster, Client(sem, 1, "guarded") as guarded:
+        assert only(cluster.kill([guarded.id]))["OUTCOME"] == "killed"
+        assert not guarded.alive()
+
+
+def test_where_it_is_not_to_see_who_is_protected_everybody_is(sem: Playground, every_statement: list[str]) -> None:
+    with tidb_magic.connect(sem.url(0).replace("root", "blind")) as cluster, Client(sem, 1, "plain") as plain:
+        row = only(cluster.kill([plain.id]))
+        assert row["OUTCOME"] == "refused"
+        assert "may protect plain" in row["REASON"]
+        assert kills(every_statement) == []
+
+
+# -- DDL -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def waiting_ddl(playground: Playground, running: Any) -> Iterator[Client]:
+    """A session whose ADD INDEX waits for a metadata lock that another session holds."""
+    with ExitStack() as stack:
+        holds, ddl, root = (stack.enter_context(Client(playground, i)) for i in (0, 1, 0))
+        root.query("CREATE TABLE IF NOT EXISTS test.altered (n INT PRIMARY KEY, v INT)")
+        root.query("INSERT IGNORE INTO test.altered VALUES (1, 1)")
+        holds.query("BEGIN")
+        holds.query("SELECT * FROM test.altered")
+        running(ddl.start("/* nightly */ ALTER TABLE test.altered ADD INDEX late (v)"))
+        jobs = "SELECT JOB_ID FROM INFORMATION_SCHEMA.DDL_JOBS WHERE QUERY LIKE '%late%' AND STATE = 'running'"
+        eventually(lambda: root.query(jobs))
+        yield ddl
+        holds.query("ROLLBACK")
+        with suppress(pymysql.Error):
+            ddl.result()
+        eventually(lambda: not root.query(jobs))
+        root.query("DROP TABLE test.altered")
+
+
+@pytest.mark.parametrize("query", [True, False])
+def test_ddl_that_waits_for_a_metadata_lock_is_refused_and_its_job_is_named(
+    cluster: Cluster, waiting_ddl: Client, every_statement: list[str], query: bool
+) -> None:
+    row = only(cluster.kill([waiting_ddl.id], query=query))
+    assert row["OUTCOME"] == "refused"
+    assert "it runs DDL, whose job a KILL does not end: ADMIN CANCEL DDL JOBS " in row["REASON"]
+    assert row["REASON"].endswith("; --force sends it all the same")
+    assert kills(every_statement) == []
+
+
+def test_forced_on_ddl_the_report_tells_what_really_happened(cluster: Cluster, waiting_ddl: Client) -> None:
+    """KILL QUERY is answered with OK and does nothing; KILL ends the session, and the job goes on."""
+    row = only(cluster.kill([waiting_ddl.id], query=True, force=True, timeout=1))
+    assert row["OUTCOME"] == "still running"
+    assert " is running" in row["REASON"].partition("its DDL job ")[2]
+    row = only(cluster.kill([waiting_ddl.id], force=True, timeout=1))
+    assert row["OUTCOME"] in {"killed", "still running"}
+    assert "its DDL job " in row["REASON"]
+
+
+def test_ddl_that_runs_is_refused(playground: Playground, cluster: Cluster, running: Any) -> None:
+    with Client(playground, 1) as ddl, Client(playground, 0) as root:
+        root.query("CREATE TABLE IF NOT EXISTS test.big (n INT PRIMARY KEY, v VARCHAR(200))")
+        root.query(f"INSERT IGNORE INTO test.big VALUES {', '.join(f'({n}, REPEAT(1, 200))' for n in range(2000))}")
+        for number in range(20):  # until one is slow enough to be met
+            ddl.start(f"CREATE INDEX built_{number} ON test.big (v)")
+            row = only(cluster.kill([ddl.id], query=True))
+            ddl.result()
+            if "ADMIN CANCEL DDL JOBS" in row["REASON"]:
+                break
+        assert row["OUTCOME"] == "refused"
+        assert "ADMIN CANCEL DDL JOBS" in row["REASON"]
+        root.query("DROP TABLE test.big")
+
+
+# -- IMPORT INTO, internal work, committing --------------------------------------------------------------------
+
+
+def test_import_into_is_refused_and_forced_it_tells_what_happened(
+    playground: Playground, cluster: Cluster, running: Any, every_statement: list[str], tmp_path: Path
+) -> None:
+    """It waits for its source, a pipe that nobody writes into."""
+    source = tmp_path / "source.csv"
+    os.mkfifo(source)
+    with Client(playground, 1) as importing, Client(playground, 0) as root:
+        root.query("CREATE TABLE IF NOT EXISTS test.imported (a INT PRIMARY KEY, b INT)")
+        running(importing.start(f"IMPORT INTO test.imported FROM '{source}'"))
+        row = only(cluster.kill([importing.id]))
+        assert row["OUTCOME"] == "refused"
+        assert "SHOW IMPORT JOBS, then CANCEL IMPORT JOB" in row["REASON"]
+        assert kills(every_statement) == []
+        row = only(cluster.kill([importing.id], force=True, timeout=1))
+        assert row["OUTCOME"] in {"killed", "still running"}
+        with os.fdopen(os.open(source, os.O_WRONLY | os.O_NONBLOCK), "wb"):
+            pass
+        importing.result()
+
+
+def test_a_statement_that_is_committing_is_refused_and_forced_it_ends(
+    playground: Playground, cluster: Cluster, running: Any, every_statement: list[str]
+) -> None:
+    """A statement in autocommit mode that waits for a lock is Committing too."""
+    with Client(playground, 1) as holds, Client(playground, 1) as commits:
+        holds.query("BEGIN")
+        holds.query("SELECT * FROM test.numbers WHERE n = 55 FOR UPDATE")
+        running(commits.start("UPDATE test.numbers SET n = 100055 WHERE n = 55"))
+        row = only(cluster.kill([commits.id], query=True))
+        assert row["OUTCOME"] == "refused"
+        assert "is committing and may have committed" in row["REASON"]
+        assert kills(every_statement) == []
+        row = only(cluster.kill([commits.id], query=True, force=True))
+        assert row["OUTCOME"] == "interrupted"
+        holds.query("ROLLBACK")
