@@ -10,7 +10,7 @@ import pymysql
 import pytest
 
 import tidb_magic
-from tests.clients import LONG_SELECT, Client, eventually
+from tests.clients import Client, eventually
 from tests.conftest import furnish
 from tests.test_kill import only
 from tests.test_kill_identity import kills, row_of
@@ -23,7 +23,7 @@ from tidb_magic.playground import Playground
 @pytest.mark.parametrize("direct", ["auto", "never"])
 @pytest.mark.parametrize("force", [True, False])
 @pytest.mark.parametrize("source", ["id", "row", "filter"])
-def test_without_the_right_nothing_is_sent_to_another_instance_by_any_way_forced_or_not(  # noqa: PLR0913
+def test_without_the_right_nothing_is_sent_to_another_instance_by_any_way_forced_or_not(
     playground: Playground, users: dict[str, str], every_statement: list[str], direct: str, force: bool, source: str
 ) -> None:
     url = playground.url(0).replace("root", "monitor")

@@ -14,6 +14,7 @@ ORDER = [
     "api",
     "kill",
     "places",
+    "scenes",
     "sources",
     "ways",
     "reports",

@@ -58,8 +58,9 @@ class Audit:
             # Only its owner reads a new one.
             with os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "a", encoding="utf-8") as file:
                 file.writelines(json.dumps(line) + "\n" for line in lines)
-        except OSError as error:
-            raise AuditError(f"The audit file {self.file} cannot be written ({error.strerror or error}).") from error
+        except (OSError, RuntimeError, ValueError) as error:  # no such home folder; a NUL in the name
+            why = getattr(error, "strerror", None) or error
+            raise AuditError(f"The audit file {self.file!r} cannot be written ({why}).") from error
 
     def _line(self, event: str, target: Target) -> dict[str, object]:
         session = target.session

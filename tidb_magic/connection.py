@@ -4,15 +4,24 @@ import secrets
 import threading
 import time
 from collections.abc import Mapping
-from typing import NoReturn
+from dataclasses import dataclass
+from typing import NoReturn, Self
 from weakref import WeakSet
 
 import pymysql
 from pymysql.constants import CR, ER
 
 from tidb_magic.connection_id import ConnectionId
-from tidb_magic.driver import Deadline, Driver, Result, bare, force_close, open_driver, peer, time_left, wake
-from tidb_magic.errors import ConnectError, DeadlineError, Interrupted, NotTidbError, ServerError
+from tidb_magic.driver import Deadline, Driver, Result, bare, force_close, open_driver, own_hosts, peer, time_left, wake
+from tidb_magic.errors import (
+    BusyError,
+    ClosedError,
+    ConnectError,
+    DeadlineError,
+    Interrupted,
+    NotTidbError,
+    ServerError,
+)
 from tidb_magic.queries import query
 from tidb_magic.render import first_line
 from tidb_magic.settings import Settings
@@ -27,8 +36,9 @@ class Connection:
     """An open session, used by one statement at a time.
 
     `id` is what ``SELECT CONNECTION_ID()`` said: the handshake has 32 bits only. `token` is in a comment of every
-    statement, so that a statement of ours is known wherever it is seen. `instance` is where it is, by INSTANCE of the
-    process list, and `columns` what that list has there, both once they are known.
+    statement, so that a statement of ours is known wherever it is seen, and in `alias`, its SESSION_ALIAS where there
+    is one. `instance` is where it is, by INSTANCE of the process list, and `columns` what that list has there, both
+    once they are known; `proven` is where the cluster's list was seen to have it.
 
     Raises
     ------
@@ -41,8 +51,10 @@ class Connection:
         give_up = time.monotonic() + within
         self.settings = settings
         self.token = secrets.token_hex(8)
+        self.alias = f"tidb_magic:{self.token}"
         self.id: ConnectionId | None = None
         self.instance: str | None = None
+        self.proven: str | None = None
         self.columns: Mapping[str, str] = {}
         self._lock = threading.Lock()
         self._driver = open_driver(settings, within)
@@ -86,14 +98,23 @@ class Connection:
                 self._lock.release()
 
     def query(
-        self, sql: str, args: Mapping[str, object] | None = None, *, deadline: float, leave: bool = False
+        self,
+        sql: str,
+        args: Mapping[str, object] | None = None,
+        *,
+        deadline: float,
+        leave: bool = False,
+        patience: float | None = None,
     ) -> Result:
         """Run one statement and read all of its answer within `deadline` seconds.
 
-        With `leave` a statement that misses its deadline is not waited for: call `end_statement` then.
+        With `leave` a statement that misses its deadline is not waited for: call `end_statement` then. `patience` is
+        how long another thread's statement is waited for, if not for the whole deadline.
 
         Raises
         ------
+        BusyError, ClosedError
+            Nothing was sent: another thread's statement ran, or the connection was closed already.
         ServerError
             The server answered with an error; the connection is still good.
         DeadlineError
@@ -104,11 +125,14 @@ class Connection:
             Ctrl-C. As for a deadline.
         """
         give_up = time.monotonic() + deadline
-        if not self._lock.acquire(timeout=deadline):
-            raise DeadlineError(
-                f"{self.settings.address} was busy with another thread's statement for {deadline:.3g} s."
-            )
+        patience = deadline if patience is None else max(patience, 0)
+        if not self._lock.acquire(timeout=patience):
+            raise BusyError(f"{self.settings.address} was busy with another thread's statement for {patience:.3g} s.")
         try:
+            if not self._driver.open:
+                raise ClosedError(
+                    f"The connection to {self.settings.address} was closed. The next call opens a new one."
+                )
             limit = Deadline(self._driver, time_left(give_up))
             try:
                 with limit:
@@ -125,11 +149,9 @@ class Connection:
 
     def moved(self, number: ConnectionId) -> None:
         """Note that a proxy moved it to another instance, where it has this id."""
-        self.id, self.instance = number, None
+        self.id, self.instance, self.proven = number, None, None
 
     def _run(self, sql: str, args: Mapping[str, object] | None) -> Result:
-        if not self._driver.open:
-            raise pymysql.err.InterfaceError(0, "it is closed")
         return self._driver.ask(sql, args)
 
     def _fail(self, error: pymysql.Error, limit: Deadline, *, leave: bool) -> NoReturn:
@@ -197,22 +219,35 @@ _HELD: "WeakSet[Connection]" = WeakSet()
 _HOLDING = threading.Lock()
 
 
-def _held() -> list[Connection]:
-    with _HOLDING:
-        return [one for one in _HELD if one.open]
+@dataclass(frozen=True)
+class Own:
+    """What tells the connections of this process in a list, in whatever role, those being opened included.
 
-
-def own_ids() -> set[int]:
-    """Return the ids of all connections that this process holds, in whatever role."""
-    return {one.id for one in _held() if one.id is not None}
-
-
-def is_own(instance: str, number: int) -> bool:
-    """Tell whether this session is a connection that this process holds, in whatever role.
-
-    With global kill off other instances have sessions with the same id, hence the instance, where it is known.
+    `ids`, with the instance where they are not `unique` in the cluster; `aliases`, which stay when a proxy moves a
+    connection; `hosts`, its own address, which servers list where no proxy stands between.
     """
-    return any(one.id == number and one.instance in (None, instance) for one in _held())
+
+    sessions: frozenset[tuple[str | None, int]]
+    ids: frozenset[int]
+    aliases: frozenset[str]
+    hosts: frozenset[str]
+    unique: bool
+
+    @classmethod
+    def now(cls, *, unique: bool) -> Self:
+        """Return what holds at this moment."""
+        with _HOLDING:
+            held = [one for one in _HELD if one.open]
+        sessions = frozenset((one.instance, int(one.id)) for one in held if one.id is not None)
+        aliases = frozenset(one.alias for one in held)
+        return cls(sessions, frozenset(number for _, number in sessions), aliases, frozenset(own_hosts()), unique)
+
+    def has(self, instance: str, number: int, host: str, alias: str = "") -> bool:
+        """Tell whether a listed session is one of them."""
+        known = self.unique or not self.sessions.isdisjoint({(instance, number), (None, number)})
+        if known and number in self.ids:
+            return True
+        return alias in self.aliases or host in self.hosts
 
 
 def _global_kill(driver: Driver) -> bool:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
+from weakref import WeakSet
 
 import pymysql
 import pymysql.connections
@@ -104,6 +105,10 @@ class Driver(_Connection):
         if answer.server_status is not None:
             self.server_status = answer.server_status
         return answer.affected_rows
+
+
+_DRIVERS: "WeakSet[Driver]" = WeakSet()
+_OPENING = threading.Lock()
 
 
 class _Answer(pymysql.connections.MySQLResult):
@@ -227,6 +232,23 @@ def peer(driver: Driver) -> str | None:
     return None
 
 
+def own_hosts() -> set[str]:
+    """Return the HOST that servers list for the connections of this process, those being opened included.
+
+    Behind a proxy or an address translation they list another one.
+    """
+    with _OPENING:
+        drivers = list(_DRIVERS)
+    return {host for driver in drivers if (host := _host(driver))}
+
+
+def _host(driver: Driver) -> str | None:
+    with suppress(OSError, AttributeError):  # not connected yet, or any more
+        address: tuple[Any, ...] = driver._sock.getsockname()  # type: ignore[attr-defined]  # noqa: SLF001
+        return f"{address[0]}:{address[1]}"
+    return None
+
+
 def wake(driver: Driver) -> None:
     """End the connection under a thread that waits for an answer: it gets an error at once."""
     sock = driver._sock  # type: ignore[attr-defined]  # noqa: SLF001 (the driver offers no deadline for the whole)
@@ -264,6 +286,8 @@ def open_driver(settings: Settings, timeout: float) -> Driver:
             program_name="tidb_magic",
             defer_connect=True,
         )
+        with _OPENING:
+            _DRIVERS.add(driver)
         limit = Deadline(driver, timeout)
         driver.guarded = bool(settings.password) and not settings.trusted
         with limit:

@@ -45,6 +45,14 @@ class DeadlineError(TidbMagicError):
     """The cluster did not answer in time."""
 
 
+class BusyError(DeadlineError):
+    """Another thread used the connection. Nothing was sent."""
+
+
+class ClosedError(ConnectError):
+    """The connection was closed before. Nothing was sent."""
+
+
 class KillSyntaxError(TidbMagicError):
     """You typed a KILL that TiDB does not accept. `column` is where, counted from 1."""
 

@@ -1,7 +1,7 @@
 """DataFrames that show themselves with a footer, and say how they were read."""
 
-import weakref
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any, ClassVar, Self
@@ -35,24 +35,19 @@ class ShownFrame(pd.DataFrame):
         return html_table(*self._table(), bars={name: self[name].fillna(0).tolist() for name in self._bars})
 
 
+@dataclass(frozen=True)
 class Origin:
-    """Where a list comes from: the cluster it was read through, and when, by this machine's monotonic clock.
+    """Where a list comes from: the address of its cluster, and when it was asked for, by `sessions.clock`.
 
-    Both mean something in this process only, so a copy that was pickled has neither. The cluster is held weakly.
+    The clock means something in this process only, so a copy that was pickled is without it.
     """
 
-    def __init__(self, link: object = None, requested: float | None = None) -> None:
-        self._link = (lambda: None) if link is None else weakref.ref(link)
-        self.requested = requested
+    address: str
+    requested: float | None = None
 
-    @property
-    def link(self) -> object:
-        """What it was read through, while that is there."""
-        return self._link()
-
-    def __reduce__(self) -> tuple[type[Self], tuple[()]]:
-        """Leave everything behind."""
-        return type(self), ()
+    def __reduce__(self) -> tuple[type[Self], tuple[str]]:
+        """Leave the clock behind."""
+        return type(self), (self.address,)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """Stay the same in a copy of the frame."""

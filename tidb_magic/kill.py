@@ -4,39 +4,46 @@ Targets are grouped by their instances, and each group is worked on by a thread:
 look, sends what that allows, and looks again until each is proven or its time is over.
 """
 
+import math
 import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 
 from tidb_magic.audit import Audit
 from tidb_magic.driver import time_left
-from tidb_magic.errors import AuditError, ConnectError, DeadlineError, Interrupted, ServerError, TidbMagicError
+from tidb_magic.errors import (
+    AuditError,
+    BusyError,
+    ClosedError,
+    ConnectError,
+    DeadlineError,
+    Interrupted,
+    ServerError,
+    TidbMagicError,
+)
 from tidb_magic.link import Link
-from tidb_magic.places import locate
+from tidb_magic.places import Located, locate, located
 from tidb_magic.queries import query
 from tidb_magic.render import first_line
 from tidb_magic.reports import KillReport, report
-from tidb_magic.sessions import DEADLINE, Look, Session, hint
-from tidb_magic.targets import Outcome, Target
+from tidb_magic.scenes import Known
+from tidb_magic.sessions import ANYTHING, DEADLINE, Condition, Look, Session, clock, hint
+from tidb_magic.targets import Outcome, Target, to_proof
 from tidb_magic.verdicts import Scene, is_ddl, judge, proof, unproven
 from tidb_magic.ways import NoWayError, Place, Way, find_way
 
 TIMEOUT = 10.0  # seconds, from KILL to proof
 MAX_VICTIMS = 50
-_FRESH = 0.025  # seconds that KILLs are sent after a look, then there is another look
+_FRESH = 0.05  # seconds that KILLs are sent after the answer of a look, then there is another look
 _PROVABLE = 1.1  # seconds in which TIME, in whole seconds, proves that a statement is the one that was seen
-_AGAIN = 0.02  # seconds between two such looks
+_AGAIN = 0.02  # seconds between two looks at what was not found
 _POLL = (0.002, 0.25)  # seconds between two looks for the proof: the first, and the longest
 _LEAST = 0.5  # seconds that a look gets, also at the end of the timeout
 _THREADS = 32
 _WAKE = (0.3, 4.0)  # seconds after Ctrl-C: for a thread to end by itself, and to end what it left on the server
-
-Condition = tuple[str, Mapping[str, object]]
-ANYTHING: Condition = ("TRUE", MappingProxyType({}))
 
 
 @dataclass(frozen=True)
@@ -91,6 +98,8 @@ def kill(  # noqa: PLR0913 (whom, how, and what is said of it)
         raise Interrupted(job.interrupted(error)) from None
     except AuditError as error:
         said.append(str(error))
+    finally:
+        job.close()
     return report(list(job.now.values()), said)
 
 
@@ -102,40 +111,65 @@ class _Job:
         self._link, self._how, self._audit, self._condition = link, how, audit, condition
         self._stop = threading.Event()
         self._work: dict[Future[None], list[Way]] = {}
-        self._left: list[str] = []  # what of ours may still run on a server
+        self._endings: dict[int, Future[str]] = {}  # of our own KILLs that nobody answered
+        self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="tidb_magic-kill")
 
     def run(self) -> None:
-        located = locate(self._link, self.now, deadline=self._how.deadline)
-        self.now |= located.targets
-        executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="tidb_magic-kill")
-        try:
-            for place, positions in located.places.items():
-                ways: list[Way] = []
-                self._work[executor.submit(self._group, place, positions, ways)] = ways
-            wait(self._work)
-            for future in self._work:
-                future.result()
-        finally:
-            executor.shutdown(wait=False, cancel_futures=True)
+        found, others = located(self._link, self.now)
+        self._begin(found)
+        if others:
+            self._begin(locate(self._link, others, deadline=self._how.deadline))
+        wait(self._work)
+        for at, left in self._left().items():
+            if self.now[at].outcome is Outcome.UNCONFIRMED:
+                self.now[at] = replace(self.now[at], reason=f"{self.now[at].reason} {left}")
+
+    def _left(self) -> dict[int, str]:
+        """Return what of our own KILLs may still run on a server, or that it was ended."""
+        wait(self._endings.values(), _WAKE[1])
+        return {
+            at: (ending.result() or "Our KILL was ended.") if ending.done() else "Our KILL may still run."
+            for at, ending in self._endings.items()
+        }
+
+    def close(self) -> None:
+        self._executor.shutdown(wait=False)
+
+    def _begin(self, found: Located) -> None:
+        self.now |= found.targets
+        for place, positions in found.places.items():
+            ways: list[Way] = []
+            self._work[self._executor.submit(self._group, place, positions, ways)] = ways
 
     # -- one instance, in a thread -----------------------------------------------------------------------------
 
     def _group(self, place: Place, positions: Sequence[int], ways: list[Way]) -> None:
+        try:
+            self._check_again(place, positions, ways)
+            if sent := [at for at in positions if self._sent(at)]:
+                self._verify(place, sent, ways)
+        except Exception as error:  # noqa: BLE001 (what became of the other sessions must not be lost)
+            mistake = f"a mistake of tidb_magic itself: {type(error).__name__}: {error}"
+            self._end(positions, Outcome.FAILED, mistake)
+            for at in positions:
+                if self._sent(at):
+                    self.now[at] = self._timed(self.now[at].ended(Outcome.UNCONFIRMED, f"sent; then {mistake}"))
+
+    def _check_again(self, place: Place, positions: Sequence[int], ways: list[Way]) -> None:
         give_up = time.monotonic() + self._how.deadline
         for attempt in (1, 2):
             try:
                 ways.append(find_way(self._link, place, time_left(give_up)))
                 self._check(ways[-1], positions, give_up)
-                break
             except NoWayError as error:
                 self._end(positions, error.outcome, str(error))
             except ConnectError as error:  # a kept connection can have been lost while nobody used it
-                if attempt == 2:
-                    self._end(positions, Outcome.UNREACHABLE, str(error))
+                if attempt == 1:
+                    continue
+                self._end(positions, Outcome.UNREACHABLE, str(error))
             except (DeadlineError, ServerError) as error:
                 self._end(positions, Outcome.UNREACHABLE, f"its instance did not say what it does now. {error}")
-        if sent := [at for at in positions if self._sent(at)]:
-            self._verify(place, sent, ways)
+            return
 
     def _undecided(self, at: int) -> bool:
         return self.now[at].outcome is None and self.now[at].sent is None
@@ -150,83 +184,93 @@ class _Job:
 
     def _check(self, way: Way, positions: Sequence[int], give_up: float) -> None:
         """Look until each target is decided, and send what may be sent right after the look that allowed it."""
-        prove_by = time.monotonic() + _PROVABLE
+        last = give_up + self._how.timeout
+        known = Known(way, self._link, force=self._how.force)
+        prove_by = math.inf
         while (waiting := [at for at in positions if self._undecided(at)]) and not self._stop.is_set():
-            ids = {self.now[at].id for at in waiting}
-            look = way.look(ids, self._condition, deadline=time_left(give_up), closely=True)
-            scene = self._scene(way, look, ids, give_up)
-            judged = {at: judge(self.now[at], look, scene) for at in waiting}
-            allowed = {at: one for at, one in judged.items() if one.outcome is Outcome.PLANNED}
-            self.now |= judged if self._how.plan else {at: one for at, one in judged.items() if at not in allowed}
-            if allowed and not self._how.plan:
-                self._send(way, allowed)
-            else:
-                self._explain(way, waiting)
-                self._wait_for_proof(waiting, prove_by)
+            sent = [at for at in positions if self._sent(at)]
+            ids = {self.now[at].id for at in (*waiting, *sent)}
+            known.prepare(ids, deadline=time_left(give_up))
+            look = way.look(ids, self._condition, deadline=time_left(min(give_up, last)))
+            for at in sent:
+                self.now[at] = self._outcome(self.now[at], look, "")
+            prove_by = min(prove_by, look.received + _PROVABLE)
+            sought = {self.now[at].id for at in waiting}
+            asked = known.ask(look, sought, plan=self._how.plan, deadline=time_left(min(give_up, last)))
+            if not asked:  # else that took time: look again
+                self._decide(way, waiting, known.told(look), known.scene(), prove_by)
             give_up = time.monotonic() + self._how.deadline
+            if give_up > last + self._how.deadline:
+                self._end(waiting, Outcome.UNREACHABLE, "not sent in time: its instance answers too slowly")
 
-    def _scene(self, way: Way, look: Look, ids: Collection[int], give_up: float) -> Scene:
-        """Ask for the rights anew unless the instance itself checks them, as it does when a KILL is sent there."""
-        able = self._link.capabilities
-        strangers = {one.user for one in look.sessions.values()} - {look.user}
-        if way.forwards or ids - look.sessions.keys() or (strangers and (self._how.plan or not able.kill_others)):
-            able = way.rights(deadline=time_left(give_up))
-        protected = way.protected(strangers, deadline=time_left(give_up))
-        return Scene(way.route, able, way.version, self._how.force, protected)
-
-    def _wait_for_proof(self, waiting: Sequence[int], prove_by: float) -> None:
-        doubtful = [at for at in waiting if self._undecided(at) and not self.now[at].absences]
-        if time.monotonic() < prove_by:
-            self._stop.wait(_AGAIN if doubtful else 0)
+    def _decide(self, way: Way, waiting: Sequence[int], look: Look, scene: Scene, prove_by: float) -> None:
+        judged = {at: judge(self.now[at], look, scene) for at in waiting}
+        allowed = {at: one for at, one in judged.items() if one.outcome is Outcome.PLANNED}
+        if self._how.plan:
+            allowed = {}
+        self.now |= {at: one for at, one in judged.items() if at not in allowed}
+        self._explain(way, waiting)
+        if allowed:
+            self._send(way, allowed, look.received + _FRESH)
             return
-        for at in doubtful:
-            self.now[at] = unproven(self.now[at])
+        doubtful = {at: self.now[at] for at in waiting if self._undecided(at) and self.now[at].absent is None}
+        if look.received > prove_by:
+            self.now |= {at: unproven(target) for at, target in doubtful.items()}
+        pauses = [to_proof(target.seen.requested, look) for target in doubtful.values() if target.seen]
+        self._stop.wait(min(pauses, default=_AGAIN))
 
-    def _send(self, way: Way, allowed: Mapping[int, Target]) -> None:
-        until = time.monotonic() + _FRESH
-        for at, target in allowed.items():
-            if self._stop.is_set() or time.monotonic() > until:
-                return  # there will be another look
+    def _send(self, way: Way, allowed: Mapping[int, Target], until: float) -> None:
+        """Send what a look allowed while it is fresh; there will be another look for the rest."""
+        if new := {at: one for at, one in allowed.items() if not one.audited and self._audit.file}:
             try:
-                self._audit.sending([target])
+                self._audit.sending(new.values())
+                self.now |= {at: replace(self.now[at], audited=True) for at in new}
             except AuditError as error:
-                self.now[at] = target.ended(Outcome.REFUSED, str(error))
-                continue
-            self.now[at] = replace(target, outcome=None, reason="", sent=time.monotonic())
-            self._send_one(way, at)
+                self._end(list(new), Outcome.REFUSED, str(error))
+            return  # it took time
+        for at, target in allowed.items():
+            if self._stop.is_set() or clock() > until:
+                return
+            before = self.now[at]
+            self.now[at] = replace(target, outcome=None, reason="", sent=clock())
+            if not self._send_one(way, at, until):
+                self.now[at] = before
+                return
 
-    def _send_one(self, way: Way, at: int) -> None:
-        target = self.now[at]
+    def _send_one(self, way: Way, at: int, until: float) -> bool:
+        """Send one KILL; tell whether it was sent."""
+        target, within = self.now[at], min(self._how.timeout, self._how.deadline)
         try:
-            warnings = way.send(target.statement.sql, deadline=min(self._how.timeout, self._how.deadline))
+            warnings = way.send(target.statement.sql, deadline=within, patience=until - clock())
+        except (BusyError, ClosedError):
+            return False
         except ServerError as error:
             self.now[at] = self._timed(target.ended(Outcome.FAILED, str(error)))
         except (ConnectError, DeadlineError) as error:
-            said = str(error)
-            if self._stop.is_set() and (left := way.connection.end_statement()):
-                self._left.append(left)
-            self.now[at] = replace(target, reason=f"sent, it may still happen. {said}")
+            self._endings[at] = self._executor.submit(way.connection.end_statement)
+            self.now[at] = replace(target, reason=f"sent, it may still happen. {error}")
         else:
             if warnings:
                 failed = replace(target, warning=first_line(warnings[0])).ended(Outcome.FAILED, "TiDB warned")
                 self.now[at] = self._timed(failed)
+        return True
 
     @staticmethod
     def _timed(target: Target) -> Target:
-        return target if target.sent is None else replace(target, seconds=time.monotonic() - target.sent)
+        return target if target.sent is None else replace(target, seconds=clock() - target.sent)
 
     def _verify(self, place: Place, positions: Sequence[int], ways: list[Way]) -> None:
         """Look until each KILL that was sent is proven, or its time is over."""
         way, (pause, longest) = ways[-1], _POLL
         while (sent := [at for at in positions if self._sent(at)]) and not self._stop.is_set():
             began = min(self.now[at].sent or 0 for at in sent)
-            within = min(self._how.deadline, max(self._how.timeout - (time.monotonic() - began), _LEAST))
+            within = min(self._how.deadline, max(self._how.timeout - (clock() - began), _LEAST))
             look, unseen = None, ""
             try:
                 if not way.connection.open:
                     way = find_way(self._link, place, within)
                     ways.append(way)
-                look = way.look({self.now[at].id for at in sent}, ANYTHING, deadline=within, closely=False)
+                look = way.look({self.now[at].id for at in sent}, ANYTHING, deadline=within)
                 unseen = f"{', '.join(look.missing)} did not answer." if look.missing else ""
             except TidbMagicError as error:
                 unseen = str(error)
@@ -239,12 +283,12 @@ class _Job:
     def _outcome(self, target: Target, look: Look | None, unseen: str) -> Target:
         if look is not None and not unseen:
             target = proof(target, look, self._link.capabilities)
-        spent = time.monotonic() - (target.sent or 0)
-        if target.outcome is not None or spent < self._how.timeout:
-            return self._timed(target) if target.outcome is not None else target
+        if target.outcome is not None:
+            return self._timed(target)
+        if clock() - (target.sent or 0) < self._how.timeout:
+            return target
         if unseen or target.reason:
-            said = unseen or target.reason
-            reason = said if said.startswith("sent") else f"sent, it may still happen. {said}"
+            reason = " ".join(part for part in (target.reason or "sent, it may still happen.", unseen) if part)
             return self._timed(target.ended(Outcome.UNCONFIRMED, reason))
         what = "its statement" if target.statement.query else "the session"
         reason = f"sent and delivered, {what} did not end within {self._how.timeout:g} s"
@@ -264,14 +308,16 @@ class _Job:
         """Stop the threads, end what they left on the servers, and say what was sent and what is known of it."""
         self._stop.set()
         by_itself, at_most = _WAKE
+        left: dict[int, str] = {}
         try:
             _, busy = wait(self._work, by_itself)
             for future in busy:
                 for way in self._work[future]:
                     way.connection.close()
             wait(busy, at_most)
+            left = self._left()
         except KeyboardInterrupt:  # a second one
-            self._left.append("What runs still was not waited for.")
+            left[-1] = "What runs still was not waited for."
         said = [str(error)] if isinstance(error, Interrupted) else []
         known, not_sent = [], []
         for target in self.now.values():
@@ -288,7 +334,7 @@ class _Job:
             self._audit.ended(known, plan=self._how.plan)
         if not_sent:
             said.append(f"Nothing was sent for {', '.join(not_sent)}.")
-        return " ".join([*said, *self._left])
+        return " ".join([*said, *left.values()])
 
 
 def _with_job(way: Way, target: Target, session: Session) -> str:

@@ -4,7 +4,7 @@ import argparse
 import ast
 import re
 import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, NoReturn
 
@@ -70,7 +70,7 @@ class Parser(argparse.ArgumentParser):
 
     def _braces(self, line: str, start: int) -> int:
         """Return where the brackets around an expression end; a dict in it has some of its own."""
-        for found in re.finditer(r"\}(?=[\s;]|$)", line[start:]):
+        for found in re.finditer(r"\}(?=\s|;?\s*$)", line[start:]):
             try:
                 ast.parse(line[start + 1 : start + found.start()].strip(), mode="eval")
             except SyntaxError:
@@ -85,9 +85,26 @@ class Parser(argparse.ArgumentParser):
             return self.error(f"{{{expression}}}: {type(error).__name__}: {error}")
 
 
+class _Once(argparse.Action):
+    """Keeps a value; a second one is a mistake, which would silently replace the first."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        if option_string and getattr(namespace, self.dest) != self.default:
+            parser.error(f"{option_string} is given twice")
+        setattr(namespace, self.dest, values)
+
+
 def parser(name: str) -> Parser:
     """Return an empty parser."""
-    return Parser(prog=f"%{name}", add_help=False, allow_abbrev=False)
+    made = Parser(prog=f"%{name}", add_help=False, allow_abbrev=False)
+    made.register("action", None, _Once)
+    return made
 
 
 def _filtering(name: str) -> Parser:
@@ -149,7 +166,7 @@ def kill_words(words: Sequence[str], values: Sequence[Any] = ()) -> tuple[bool, 
             scope += [word] if word != "KILL" else []
     found: list[Any] = []
     for word in ids:
-        if word.startswith(_EXPANDED):
+        if word.startswith(_EXPANDED) and word[1:].isdecimal():
             found.append(values[int(word.removeprefix(_EXPANDED))])
         elif word.isascii() and word.isdecimal():
             try:
@@ -162,14 +179,17 @@ def kill_words(words: Sequence[str], values: Sequence[Any] = ()) -> tuple[bool, 
 
 
 def flat(values: Iterable[Any]) -> list[Any]:
-    """Return ids and iterables of ids as one list.
+    """Return ids and iterables of ids as one list; what is no id stays as it is, and is refused later.
 
     >>> flat([5, [6, 7]])
     [5, 6, 7]
     """
     ids: list[Any] = []
     for value in values:
-        ids += value if isinstance(value, Iterable) and not isinstance(value, (str, bytes)) else [value]
+        if isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping)):
+            ids.extend(value)
+        else:
+            ids.append(value)
     return ids
 
 

@@ -19,6 +19,7 @@ _ROLL = 1.0  # seconds for the question who is registered; PD answers it in mill
 _DIRECT = 1.0  # seconds that an instance gets to greet us
 _ATTEMPT = 0.4  # seconds for one of several connections through a balancer
 _ATTEMPTS = 8  # connections through a balancer until one is where we want to be
+_NAME = 0.5  # seconds to find the name of an instance that does not tell it
 _RETRY = (1.0, 5.0)  # seconds between two tries while somebody is silent: the first, and the longest
 _HERE = "the connected instance"  # while nothing tells its name
 _PD = 8.0  # seconds after which TiDB itself gives up on PD (6, measured on 8.5.6): nothing of ours is left behind then
@@ -65,6 +66,9 @@ class Link:
         with self._opening:
             if not self._main.open:
                 self._main = self._open(CONNECT_TIMEOUT if within is None else max(within, LEAST))
+                if self._closed.is_set():  # meanwhile, by another thread
+                    self._main.close()
+                    self.check()
             return self._main
 
     def check(self) -> None:
@@ -77,9 +81,13 @@ class Link:
         """Whether the main connection is open, as far as is known."""
         return self._main.open
 
-    def refresh(self) -> None:
+    def refresh(self, within: float = CONNECT_TIMEOUT) -> None:
         """Ask again what this user may do: a right can be taken away while we are connected."""
-        self.capabilities = replace(self.capabilities, **routing.rights(self.connection()))
+        give_up = time.monotonic() + within
+        connection = self.connection(within)
+        self.capabilities = replace(
+            self.capabilities, **routing.rights(connection, deadline=min(_ROLL, time_left(give_up)))
+        )
         self.refreshed = time.monotonic()
 
     @property
@@ -117,9 +125,21 @@ class Link:
             servers = {one.server_id for one in self.roll.instances} - {None}
             global_kill = 0 not in servers if servers else None
         self.capabilities = Capabilities(global_kill, compatible, **rights)
+        self._find_name(connection, time_left(give_up))
         if not self.roll.instances:
             self.roll = replace(self.roll, instances=(Instance(self.where(connection) or _HERE),))
         return connection
+
+    def _find_name(self, connection: Connection, within: float) -> None:
+        """Find the INSTANCE of a connection in the cluster's list, where nothing else tells it."""
+        if self.where(connection) not in (None, self._made_up(connection)) or self.trouble:
+            return
+        with suppress(TidbMagicError):
+            mark = routing.running(connection)
+            for name, number in routing.marked(connection, "INFO", mark, deadline=min(_NAME, within)):
+                if number == connection.id:
+                    connection.instance = name
+                    self.learn({name: number})
 
     @property
     def columns(self) -> Mapping[str, str]:
@@ -158,6 +178,11 @@ class Link:
             connection.instance = self._names[server]
         if connection.instance is not None:
             return connection.instance
+        return self._made_up(connection)
+
+    def _made_up(self, connection: Connection) -> str | None:
+        """Return the name of an instance that only a server id tells."""
+        server = connection.id.server_id if connection.id is not None and self.capabilities.global_kill else None
         return f"server id {server}" if server else None
 
     def name(self, instance: Instance) -> str:
@@ -243,10 +268,14 @@ class Link:
                     return kept
         return None
 
+    def stays(self, connection: Connection) -> bool:
+        """Tell whether a connection leads to an instance itself, so that no proxy can move it to another."""
+        theirs = {(host, connection.settings.port) for host in (connection.settings.host, connection.peer)}
+        return any((one.host, one.port) in theirs for one in self.roll.instances)
+
     def _at_an_instance(self) -> bool:
         """Tell whether the address that a person gave is that of an instance, and no balancer's."""
-        ours = {(host, self.settings.port) for host in (self.settings.host, self._main.peer)}
-        return any((one.host, one.port) in ours for one in self.roll.instances)
+        return self.stays(self._main)
 
     def prepare(self) -> None:
         """Open a connection to each instance in the background: the cluster's own list seems to miss its deadline."""
@@ -266,6 +295,7 @@ class Link:
         where = kept = None
         try:
             routing.introduce(connection, deadline=time_left(give_up))
+            self._find_name(connection, time_left(give_up))
             with self._lock:
                 where = self.where(connection)
                 kept = self.kept(where) if where else None  # another thread can have been first

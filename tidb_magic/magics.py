@@ -219,9 +219,9 @@ class TidbMagics(Magics):
         """
         reader = kill_parser()
         options = reader.parse(line)
-        given = [name for name in ("words", "from_", "yes", *_FILTERS) if getattr(options, name)]
-        if given:
-            reader.error(f"a cell says whom to kill: above it {given[0].strip('_')} has no meaning")
+        for name in ("words", "from_", "yes", *sorted(_FILTERS)):
+            if getattr(options, name) != reader.get_default(name):
+                reader.error(f"a cell says whom to kill: above it {name.strip('_')} has no meaning")
         return self._kill(reader, options, kill_cell(cell), plan=options.dry_run)
 
     def _kill(
@@ -263,10 +263,12 @@ class TidbMagics(Magics):
 
 def _victims(reader: Parser, ids: list[Any]) -> Any:
     """Return ids as one list, a frame as it is, None for none."""
-    frames = [one for one in ids if hasattr(one, "columns")]
-    if frames and len(ids) > 1:
+    whole = [one for one in ids if hasattr(one, "columns") or hasattr(one, "dtype")]  # a frame, a column of one
+    if any(hasattr(one, "columns") for one in whole) and len(ids) > 1:
         reader.error("a frame in braces stands alone")
-    return frames[0] if frames else flat(ids) or None
+    if whole and len(ids) == 1:
+        return whole[0]
+    return flat(ids) if ids else None
 
 
 def _playground_url() -> str:

@@ -1,11 +1,13 @@
 """Where the targets of a kill are: by their ids, by what was seen of them, else by a list of the whole cluster."""
 
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from tidb_magic import routing
 from tidb_magic.connection_id import ConnectionId
+from tidb_magic.driver import time_left
 from tidb_magic.errors import TidbMagicError
 from tidb_magic.filters import Filters
 from tidb_magic.link import Link
@@ -13,7 +15,7 @@ from tidb_magic.processlist import ProcessList
 from tidb_magic.reading import ALL, read
 from tidb_magic.sessions import resembling
 from tidb_magic.targets import Outcome, Seen, Target
-from tidb_magic.verdicts import NOT_VISIBLE
+from tidb_magic.verdicts import GONE, NOT_VISIBLE
 from tidb_magic.ways import Place
 
 _ROLL = 1.0  # seconds for the question who is registered
@@ -26,26 +28,38 @@ class Located:
     places: dict[Place, list[int]] = field(default_factory=dict)
     targets: dict[int, Target] = field(default_factory=dict)
 
+    def sort(self, link: Link, targets: Mapping[int, Target]) -> dict[int, Target]:
+        """Note those whose ids or rows say where they are, and return the others."""
+        others = {}
+        for at, target in targets.items():
+            if place := _place(link, target):
+                self.places.setdefault(place, []).append(at)
+            else:
+                others[at] = target
+        return others
 
-def locate(link: Link, targets: Mapping[int, Target], *, deadline: float) -> Located:
-    """Find out where the targets are. The cluster is asked only for those whose ids and rows do not say it."""
-    located = Located()
-    known, elsewhere = {}, {}
+
+def located(link: Link, targets: Mapping[int, Target]) -> tuple[Located, dict[int, Target]]:
+    """Sort the targets by where they are, without asking anybody; return those of which that is not known, too."""
+    found, named = Located(), {}
     for at, target in targets.items():
         if target.statement.connection_id is None:
-            located.targets[at] = target.ended(Outcome.REFUSED, "CONNECTION_ID() is tidb_magic's own connection")
+            found.targets[at] = target.ended(Outcome.REFUSED, "CONNECTION_ID() is tidb_magic's own connection")
         else:
-            known[at] = target
-    if not link.roll.pd_silent and any(_place(link, target) is None for target in known.values()):
+            named[at] = target
+    return found, found.sort(link, named)
+
+
+def locate(link: Link, targets: Mapping[int, Target], *, deadline: float) -> Located:
+    """Find out where targets are of which neither the id nor the row says it: by who is registered, by a list."""
+    found, others, give_up = Located(), dict(targets), time.monotonic() + deadline
+    if not link.roll.pd_silent:
         with suppress(TidbMagicError):  # an instance can have been started, or restarted
-            link.call(routing.instances(link.connection(within=deadline), deadline=_ROLL))
-    for at, target in known.items():
-        if place := _place(link, target):
-            located.places.setdefault(place, []).append(at)
-        else:
-            elsewhere[at] = target
-    _find(link, elsewhere, located, deadline)
-    return located
+            connection = link.connection(within=min(_ROLL, deadline))
+            link.call(routing.instances(connection, deadline=_ROLL))
+            others = found.sort(link, others)
+    _find(link, others, found, give_up)
+    return found
 
 
 def _place(link: Link, target: Target) -> Place | None:
@@ -61,30 +75,34 @@ def _place(link: Link, target: Target) -> Place | None:
     return Place(seen)
 
 
-def _find(link: Link, targets: Mapping[int, Target], located: Located, deadline: float) -> None:
+def _find(link: Link, targets: Mapping[int, Target], found: Located, give_up: float) -> None:
     """Look for targets in the whole cluster, twice if need be: COM_CHANGE_USER hides a session for a moment."""
     waiting = dict(targets)
-    for attempt in (1, 2):
+    for last in (False, True):
         if not waiting:
             return
+        if last:
+            time.sleep(GONE)
         ids = ", ".join(str(int(number)) for number in sorted({target.id for target in waiting.values()}))
         try:
-            listed = read(link, Filters(where=f"ID IN ({ids})", idle=True), limit=ALL, deadline=deadline)
-            link.refresh()
+            where = Filters(where=f"ID IN ({ids})", idle=True)
+            listed = read(link, where, limit=ALL, deadline=time_left(give_up))
         except TidbMagicError as error:
             reason = f"not found out where it is. {error}"
-            located.targets |= {at: target.ended(Outcome.UNREACHABLE, reason) for at, target in waiting.items()}
+            found.targets |= {at: target.ended(Outcome.UNREACHABLE, reason) for at, target in waiting.items()}
             return
+        with suppress(TidbMagicError):
+            link.refresh(within=time_left(give_up))
         for at, target in list(waiting.items()):
-            found = _decide(link, target, listed, last=attempt == 2)
-            if found is None:
+            decided = _decide(link, target, listed, last=last)
+            if decided is None:
                 continue
             del waiting[at]
-            if isinstance(found, Place):
-                located.places.setdefault(found, []).append(at)
-                located.targets[at] = replace(target, seen=target.seen or _whom(target, listed))
+            if isinstance(decided, Place):
+                found.places.setdefault(decided, []).append(at)
+                found.targets[at] = replace(target, seen=target.seen or _whom(target, listed))
             else:
-                located.targets[at] = found
+                found.targets[at] = decided
 
 
 def _decide(link: Link, target: Target, listed: ProcessList, *, last: bool) -> Place | Target | None:
@@ -125,7 +143,7 @@ def _absent(link: Link, number: ConnectionId) -> str:
     """Say in words what the absence of an id means."""
     if number.doubtful:
         with suppress(TidbMagicError):
-            listed = resembling(link.connection(), number)
+            listed = resembling(link.connection(within=_ROLL), number, deadline=_ROLL)
             if mistaken := number.mistaken_for(listed):
                 return f"no session has this id: {mistaken}"
     if link.capabilities.global_kill and number.defect:

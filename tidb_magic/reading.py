@@ -11,7 +11,7 @@ from typing import TypeVar
 import pandas as pd
 
 from tidb_magic import routing
-from tidb_magic.connection import Connection, is_own, own_ids
+from tidb_magic.connection import Connection, Own
 from tidb_magic.driver import Result, time_left
 from tidb_magic.errors import OptionError, ServerError, TidbMagicError
 from tidb_magic.filters import Filters
@@ -21,7 +21,7 @@ from tidb_magic.link import Link
 from tidb_magic.processlist import INFO_CUT, LENGTH, OURS, ProcessList, to_columns, to_frame
 from tidb_magic.queries import query
 from tidb_magic.routing import Instance, Roll
-from tidb_magic.sessions import DEADLINE, GRACE, find_itself, hint
+from tidb_magic.sessions import DEADLINE, GRACE, clock, find_itself, hint
 from tidb_magic.settings import host_port
 from tidb_magic.views import InstanceList, SessionCounts
 
@@ -91,7 +91,7 @@ def read(  # noqa: PLR0913 (what is asked for, and how)
             find_itself(connection, results[0])
         return results
 
-    requested = monotonic()
+    requested = clock()
     gathered = _gather(link, ask, filters, deadline)
     listed = _joined([to_frame(results[0]) for results in gathered.parts], by, link.columns[by], limit)
     listed.limit = limit
@@ -102,7 +102,7 @@ def read(  # noqa: PLR0913 (what is asked for, and how)
     _note(link, listed, gathered)
     if len({user for results in gathered.parts for user in set(results[0].by_name["USER"])} - {""}) < 2:
         _check_rights(link)
-    listed.origin = Origin(link, requested)
+    listed.origin = Origin(host_port(link.settings.host, link.settings.port), requested)
     return _described(listed, link, gathered)
 
 
@@ -280,12 +280,13 @@ def _first(result: Result, name: str) -> int:
 
 def _note(link: Link, listed: ProcessList, gathered: Gathered) -> None:
     """Note which instances were seen, and which sessions are our own."""
-    ours, own = own_ids(), set()
+    own, found = Own.now(unique=bool(link.capabilities.global_kill)), set()
     for columns in (results[0].by_name for results in gathered.parts):
         instances, ids = columns["INSTANCE"], columns["ID"]
         link.learn(dict(zip(instances, ids, strict=True)))
-        own |= {session for session in zip(instances, ids, strict=True) if session[1] in ours}
-    listed.own = frozenset(session for session in own if is_own(*session))
+        sessions = zip(instances, ids, columns["HOST"], strict=True)
+        found |= {one for one in sessions if one[1] in own.ids or one[2] in own.hosts}
+    listed.own = frozenset(one[:2] for one in found if own.has(*one))
 
 
 def _check_rights(link: Link) -> None:

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from tidb_magic.connection import Connection
 from tidb_magic.driver import Result
-from tidb_magic.errors import ServerError
+from tidb_magic.errors import ConnectError, ServerError
 from tidb_magic.queries import query
 from tidb_magic.settings import Settings, host_port
 
@@ -107,6 +107,8 @@ def introduce(connection: Connection, *, deadline: float = _DEADLINE) -> tuple[b
     """
     columns = connection.query(query("columns"), deadline=deadline).rows
     connection.columns = dict(columns)
+    if "SESSION_ALIAS" in connection.columns:
+        connection.query(query("alias"), {"alias": connection.alias}, deadline=deadline)
     try:
         (row,) = connection.query(query("capabilities"), deadline=deadline).rows
     except ServerError:
@@ -129,6 +131,26 @@ def instances(connection: Connection, *, deadline: float = _DEADLINE) -> tuple[I
         except ServerError:  # no PROCESS, or no such table (TiDB Cloud)
             continue
     return ()
+
+
+def marked(connection: Connection, column: str, mark: str, *, deadline: float = _DEADLINE) -> list[tuple[str, int]]:
+    """Return INSTANCE and ID of the sessions whose column is like that mark, in the whole cluster.
+
+    Raises
+    ------
+    ConnectError
+        Not every instance answered.
+    """
+    args = {"mark": mark, "milliseconds": max(1, round(deadline * 1000))}
+    answer = connection.query(query("marked", column=column), args, deadline=deadline, leave=True)
+    if answer.warnings:
+        raise ConnectError("Not every instance answered.")
+    return list(dict.fromkeys((name, number) for name, number in answer.rows))
+
+
+def running(connection: Connection) -> str:
+    """Return the mark, for INFO, of what a connection runs."""
+    return f"/* tidb_magic:{connection.token} */%"
 
 
 def _cluster_info(connection: Connection, deadline: float) -> tuple[Instance, ...]:

@@ -14,14 +14,22 @@ from tidb_magic.queries import query
 
 DEADLINE = 3.0  # seconds
 GRACE = 0.2  # seconds that the server may take to say that its own deadline has passed
+Condition = tuple[str, Mapping[str, object]]  # SQL, and the values that are bound to it
+ANYTHING: Condition = ("TRUE", MappingProxyType({}))
 _SILENT = re.compile(r"^\[([^\]]*(?:\[[^\]]*\][^\]]*)?)\]\(\d+\)")
-_VALUES = ("INSTANCE", "ID", "USER", "HOST", "COMMAND", "TIME", "STATE", "INFO", "TxnStart")
+_VALUES = ("INSTANCE", "ID", "USER", "HOST", "COMMAND", "TIME", "STATE", "INFO", "TxnStart", "SESSION_ALIAS")
+# Goes on while the machine sleeps, as the servers' clocks do; Linux' monotonic clock does not, macOS' does.
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 @dataclass(frozen=True)
 class Transaction:
-    """What INFORMATION_SCHEMA.TIDB_TRX says of a session's transaction: what it would roll back."""
+    """What INFORMATION_SCHEMA.TIDB_TRX says of a session's transaction: what it would roll back.
 
+    TxnStart ends with its id.
+    """
+
+    id: int
     state: str
     keys: int
     size: int  # bytes
@@ -44,6 +52,7 @@ class Session:
     state: str
     info: str | None
     txn_start: str
+    alias: str = ""
     matches: bool = True
     transaction: Transaction | None = None
 
@@ -59,7 +68,7 @@ class Look:
 
     `here` is the INSTANCE, `user` the USER and `own` the id of the connection that looked, by its own row; None if it
     did not see itself. `missing` are instances that did not answer; it is empty if every registered one did.
-    `requested` and `received` are moments of this machine's monotonic clock.
+    `requested` and `received` are moments of `clock`.
     """
 
     sessions: Mapping[int, Session] = field(default_factory=lambda: MappingProxyType({}))
@@ -71,12 +80,17 @@ class Look:
     received: float = 0.0
 
 
+def clock() -> float:
+    """Return the seconds that ages of statements are measured with; no other clock here can be compared with it."""
+    return time.clock_gettime(_CLOCK)
+
+
 def look(
     connection: Connection,
     ids: Collection[int],
     *,
     instance: str | None = None,
-    condition: tuple[str, Mapping[str, object]] = ("TRUE", MappingProxyType({})),
+    condition: Condition = ANYTHING,
     deadline: float = DEADLINE,
 ) -> Look:
     """Look at the sessions with these ids: on the instance of this connection if it is named, else in the cluster.
@@ -97,10 +111,10 @@ def look(
         "info_cut": INFO_CUT,
         "milliseconds": hint(deadline),
     }
-    sql = _statement(matches, whole=instance is None)
-    requested = time.monotonic()
+    sql = _statement(connection, matches, whole=instance is None)
+    requested = clock()
     result = connection.query(sql, args, deadline=deadline + (GRACE if instance is None else 0), leave=True)
-    received = time.monotonic()
+    received = clock()
     found = sessions(result, ids)
     missing = silent(result.warnings) or (("an instance",) if result.warnings else ())
     seen = Look({one.id: one for one in found}, missing=missing, requested=requested, received=received)
@@ -112,7 +126,7 @@ def look(
     return seen
 
 
-def _statement(matches: str, *, whole: bool) -> str:
+def _statement(connection: Connection, matches: str, *, whole: bool) -> str:
     if whole:
         source, name = "INFORMATION_SCHEMA.CLUSTER_PROCESSLIST", "INSTANCE"
     elif matches == "TRUE":  # the usual one, and the fastest
@@ -120,6 +134,7 @@ def _statement(matches: str, *, whole: bool) -> str:
     else:
         source, name = f"(\n{query('here', condition='TRUE')}\n) AS CLUSTER_PROCESSLIST", "INSTANCE"
     parts = {
+        "alias": "SESSION_ALIAS" if "SESSION_ALIAS" in connection.columns else "''",
         "hint": "/*+ MAX_EXECUTION_TIME(%(milliseconds)s) */ " if whole else "",
         "itself": "%(own)s" if whole else "CONNECTION_ID()",
     }
@@ -137,7 +152,7 @@ def transactions(
     table = "TIDB_TRX" if here else "CLUSTER_TIDB_TRX"
     sql = query("transactions", transactions=table)
     rows = connection.query(sql, {"ids": tuple(ids)}, deadline=deadline, leave=True).rows
-    return {number: Transaction(state, keys or 0, size or 0) for number, state, keys, size in rows}
+    return {number: Transaction(start, state, keys or 0, size or 0) for number, start, state, keys, size in rows}
 
 
 def resembling(connection: Connection, number: int, *, deadline: float = DEADLINE) -> list[int]:
@@ -150,13 +165,12 @@ def resembling(connection: Connection, number: int, *, deadline: float = DEADLIN
 
 def sessions(result: Result, ids: Collection[int]) -> tuple[Session, ...]:
     """Return the rows with these ids as sessions, each once (a restarted instance can be listed twice)."""
-    at = [result.columns.index(name) for name in _VALUES]
-    matching = result.columns.index("tidb_magic_matches") if "tidb_magic_matches" in result.columns else None
+    at = [result.columns.index(name) for name in _VALUES if name in result.columns]
+    matches = result.by_name.get("tidb_magic_matches", [1] * len(result.rows))
     found: dict[tuple[str, int], Session] = {}
-    for row in result.rows:
+    for row, matching in zip(result.rows, matches, strict=True):
         if row[at[1]] in ids:
-            matches = matching is None or bool(row[matching])
-            session = replace(Session(*(row[column] for column in at)), matches=matches)
+            session = Session(*(row[column] for column in at), matches=bool(matching))  # type: ignore[misc]  # no more than these
             found.setdefault((session.instance, session.id), session)
     return tuple(found.values())
 

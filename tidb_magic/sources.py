@@ -6,13 +6,16 @@ from typing import Any, SupportsInt
 import pandas as pd
 
 from tidb_magic.connection_id import ConnectionId
-from tidb_magic.errors import ConnectionIdError, OptionError
+from tidb_magic.errors import ConnectionIdError, OptionError, ServerError
 from tidb_magic.filters import Filters
 from tidb_magic.frames import counted
 from tidb_magic.grammar import KillStatement
 from tidb_magic.link import Link
 from tidb_magic.processlist import ProcessList
+from tidb_magic.queries import query as statement
 from tidb_magic.reading import ALL, read
+from tidb_magic.reports import KillReport
+from tidb_magic.settings import host_port
 from tidb_magic.targets import Seen, Target
 
 Victim = SupportsInt | str | KillStatement
@@ -64,6 +67,8 @@ def matching(link: Link, filters: Filters, *, query: bool, deadline: float) -> t
             "A kill by filter needs one that narrows: these match every session. Name a user, a time or a statement."
         )
     listed = read(link, filters, limit=ALL, deadline=deadline)
+    if filters.where is not None and len(listed):
+        _check(link, filters.where, listed["INSTANCE"], deadline)
     others = [key for key in zip(listed["INSTANCE"], listed["ID"], strict=True) if key not in listed.own]
     found = [Target(KillStatement(ConnectionId(number), query=query), Seen(name)) for name, number in others]
     remarks = []
@@ -77,6 +82,18 @@ def matching(link: Link, filters: Filters, *, query: bool, deadline: float) -> t
         silent = ", ".join(listed.missing) or "an instance"
         remarks.append(f"NOT COMPLETE: no answer from {silent}, whose sessions were not looked at.")
     return found, remarks
+
+
+def _check(link: Link, where: str, answered: Iterable[str], deadline: float) -> None:
+    """Make sure that a condition is one by itself: ``1) OR (1`` would undo the other filters."""
+    kept = (link.kept(name) for name in dict.fromkeys(answered))
+    connection = next((one for one in kept if one is not None), None) or link.connection(within=deadline)
+    sessions = statement("here", condition="TRUE")
+    try:
+        alone = statement("condition", sessions=sessions, condition=where.replace("%", "%%"))
+        connection.query(alone, {"instance_name": ""}, deadline=deadline)
+    except ServerError as error:
+        raise OptionError(f"where: TiDB does not accept the condition {where!r}. {error}") from error
 
 
 def _narrows(link: Link, filters: Filters, deadline: float) -> bool:
@@ -101,16 +118,21 @@ def _rows(frame: pd.DataFrame, link: Link, *, query: bool) -> list[Target]:
         raise OptionError("The frame has no column ID, or several: rows of %tidb_ps have one.")
     requested = None
     if isinstance(frame, ProcessList) and frame.origin is not None:
-        if frame.origin.link is not None and frame.origin.link is not link:
-            raise OptionError("The frame is a list of another cluster, or of a connection that was closed: list again.")
+        address = host_port(link.settings.host, link.settings.port)
+        if frame.origin.address != address:
+            raise OptionError(
+                f"The frame is a list of {frame.origin.address}, and this cluster is {address}: list again."
+            )
         requested = frame.origin.requested
     _exact(frame["ID"])
     texts = {name: frame[name].tolist() for name in _IDENTITY if names.count(name) == 1}
+    # The rows of a plan say themselves what was planned.
+    scopes = frame["ACTION"].tolist() if isinstance(frame, KillReport) and "ACTION" in names else [""] * len(frame)
     found: dict[tuple[str | None, int], Target] = {}
     for at, number in enumerate(frame["ID"].tolist()):
         row = {name: None if pd.isna(values[at]) else str(values[at]) for name, values in texts.items()}
         seen = _seen(row, requested)
-        target = Target(KillStatement(ConnectionId(number), query=query), seen)
+        target = Target(KillStatement(ConnectionId(number), query=query or scopes[at] == "QUERY"), seen)
         if found.setdefault((row.get("INSTANCE"), target.id), target) != target:
             raise OptionError(f"The frame has {int(target.id)} twice, with different values: list again.")
     return list(found.values())
@@ -123,7 +145,7 @@ def _seen(row: Mapping[str, str | None], requested: float | None) -> Seen | None
     if not any(value is not None for value in row.values()):
         return None
     runs = None
-    if "COMMAND" in row and "INFO" in row:
-        runs = row["COMMAND"] != "Sleep" and row["INFO"] is not None
+    if "COMMAND" in row or "INFO" in row:
+        runs = row.get("COMMAND", "") != "Sleep" and ("INFO" not in row or row["INFO"] is not None)
     txn_start = (row["TxnStart"] or "") if "TxnStart" in row else None
     return Seen(row.get("INSTANCE"), row.get("USER"), row.get("HOST"), runs, row.get("INFO"), txn_start, requested)

@@ -10,6 +10,7 @@ from tidb_magic.grammar import KillStatement
 from tidb_magic.sessions import Look, Session
 
 _CUT = 4096  # characters that a statement has at least if its end was cut off
+_EARLY, _SHORT = 0.01, 0.001  # seconds: how long before the best moment to look, and between two looks then
 _TORN = 12  # characters that a cut within one can leave, as \xNN
 
 
@@ -33,7 +34,7 @@ class Seen:
     """A session as somebody saw it in a list; None is what he did not see.
 
     `runs` is whether it ran a statement, `info` which one, `txn_start` is '' where no transaction was open.
-    `requested` is when the list was asked for, by this machine's monotonic clock.
+    `requested` is when the list was asked for, by `sessions.clock`.
     """
 
     instance: str | None = None
@@ -55,8 +56,8 @@ class Target:
     """One id of a kill: whom somebody meant, what was seen of it, and what became of it.
 
     `received` is when `session` was seen, at the latest, and `sent` when its KILL was, by the monotonic clock;
-    `seconds` are from KILL to proof. `absences` counts the looks that did not find it. `proven` is whether the last
-    look proved that it runs the very statement that was seen.
+    `seconds` are from KILL to proof. `absent` is when a look first did not find it. `proven` is whether the last
+    look proved that it runs the very statement that was seen, `audited` whether the audit file has its KILL.
     """
 
     statement: KillStatement
@@ -65,8 +66,9 @@ class Target:
     outcome: Outcome | None = None
     reason: str = ""
     warning: str = ""
-    absences: int = 0
+    absent: float | None = None
     proven: bool = False
+    audited: bool = False
     sent: float | None = None
     seconds: float | None = None
     received: float = 0.0
@@ -106,10 +108,11 @@ def changed(seen: Seen, now: Session) -> str | None:
     if seen.runs:
         if not now.runs:
             return "the statement that was seen has ended"
-        return None if _same_text(seen.info or "", now.info or "") else "it runs another statement"
+        same = seen.info is None or _same_text(seen.info, now.info or "")
+        return None if same else "it runs another statement"
     if seen.txn_start:
         return None if seen.txn_start == now.txn_start else "the transaction that was seen has ended"
-    if seen.txn_start is not None and (now.runs or now.txn_start):
+    if now.runs or (seen.txn_start is not None and now.txn_start):
         return "it was idle and is at work"
     return None
 
@@ -138,6 +141,18 @@ def same_statement(requested: float, now: Session, look: Look) -> bool | None:
     if now.time > math.floor(look.received - requested):
         return True
     return None if now.time >= math.floor(look.requested - requested) else False
+
+
+def to_proof(requested: float | None, look: Look) -> float:
+    """Return the seconds until a look can best prove that a statement is older than a list.
+
+    That is just before whole seconds have passed since its request: TIME of an older one has turned by then.
+
+    >>> round(to_proof(0.0, Look(requested=6.1, received=6.1)), 3)
+    0.89
+    """
+    age, took = look.received - (requested or look.requested), look.received - look.requested
+    return max(math.ceil(age) - age - 3 * took - _EARLY, _SHORT)
 
 
 def replaced(before: Session, received: float, now: Session, look: Look) -> bool:

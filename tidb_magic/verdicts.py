@@ -3,12 +3,13 @@
 import re
 from dataclasses import dataclass, replace
 
-from tidb_magic.connection import is_own
+from tidb_magic.connection import Own
 from tidb_magic.render import Bytes
 from tidb_magic.routing import Capabilities, Route
 from tidb_magic.sessions import Look, Session
 from tidb_magic.targets import Outcome, Seen, Target, changed, replaced, same_statement
 
+GONE = 0.4  # seconds between two looks that do not find a session, to call it gone
 LOCKS_STAY = "its row locks can stay for about 20 s"  # 8.5.6, measured: until the time to live of the lock is over
 NOT_VISIBLE = "none of your sessions has this id, and without PROCESS other users' sessions are not visible"
 # What stands before the first word of a statement: blanks, comments, and the brackets of executable ones.
@@ -30,6 +31,7 @@ class Scene:
     route: Route
     able: Capabilities
     version: str | None
+    own: Own
     force: bool = False
     protected: frozenset[str] = frozenset()
 
@@ -39,8 +41,8 @@ def judge(target: Target, look: Look, scene: Scene) -> Target:
     now = look.sessions.get(target.id)
     if now is None:
         return _absent(target, look, scene)
-    target = replace(target, session=now, received=look.received, absences=0)
-    if is_own(now.instance, now.id):
+    target = replace(target, session=now, received=look.received, absent=None)
+    if scene.own.has(now.instance, now.id, now.host, now.alias):
         return target.ended(Outcome.REFUSED, "it is a connection of tidb_magic itself")
     if look.user is None:
         reason = "this connection did not find itself in the list, so it cannot tell its own sessions from others"
@@ -80,8 +82,17 @@ def _absent(target: Target, look: Look, scene: Scene) -> Target:
         return target.ended(Outcome.UNREACHABLE, f"not found out where it is: {silent}")
     if not scene.able.see_others:
         return target.ended(Outcome.REFUSED, NOT_VISIBLE)
-    target = replace(target, absences=target.absences + 1)  # COM_CHANGE_USER hides a session for a moment
-    return target if target.absences == 1 else target.ended(Outcome.ALREADY_GONE, "no session has this id")
+    target = _missed(target, look)
+    return target.ended(Outcome.ALREADY_GONE, "no session has this id") if _gone(target, look) else target
+
+
+def _missed(target: Target, look: Look) -> Target:
+    return target if target.absent is not None else replace(target, absent=look.requested)
+
+
+def _gone(target: Target, look: Look) -> bool:
+    """Tell whether a session is gone: COM_CHANGE_USER hides one that is not."""
+    return target.absent is not None and look.requested - target.absent >= GONE
 
 
 def _against(target: Target, now: Session, look: Look, scene: Scene) -> str | None:
@@ -173,11 +184,11 @@ def proof(target: Target, look: Look, able: Capabilities) -> Target:
     if now is not None and target.statement.query and replaced(before, target.received, now, look):
         return target.ended(Outcome.INTERRUPTED)
     if now is not None:
-        return replace(target, absences=0)
-    target = replace(target, absences=target.absences + 1)  # COM_CHANGE_USER hides a session for a moment
+        return replace(target, absent=None)
     if not target.statement.query:
         return target.ended(Outcome.KILLED, "; ".join(_left_behind(before)))
-    if target.absences == 1:
+    target = _missed(target, look)
+    if not _gone(target, look):
         return target
     if able.see_others:
         return target.ended(Outcome.KILLED, "its whole session ended")

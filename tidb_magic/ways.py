@@ -1,22 +1,24 @@
 """The way to a session: a connection that is proved to be on its instance, else TiDB's own forwarding."""
 
-import secrets
 import threading
 import time
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 
 from tidb_magic.connection import Connection
+from tidb_magic.connection_id import ConnectionId
 from tidb_magic.driver import time_left
 from tidb_magic.errors import ConnectError, DeadlineError, ServerError, TidbMagicError
 from tidb_magic.link import Link
 from tidb_magic.queries import query
-from tidb_magic.routing import Capabilities, Instance, Route, granted, instances, rights
-from tidb_magic.sessions import GRACE, Look, hint, look, transactions
+from tidb_magic.routing import Capabilities, Instance, Route, granted, instances, marked, rights, running
+from tidb_magic.sessions import Condition, Look, Transaction, look, transactions
 from tidb_magic.targets import Outcome
 
 _OVER_THEM = "RESTRICTED_CONNECTION_ADMIN"  # the right to end sessions of those whom security-enhanced mode protects
 _REACH = 1.0  # seconds that the way to an instance gets
+_ALIVE = 0.3  # seconds that a kept connection gets to show that it is not lost
 _PROOF = 1.0  # seconds to find a marked connection in the cluster's list
 _SHOWN = 0.3  # seconds that a statement runs to be found in the list, where there is no alias
 
@@ -49,39 +51,48 @@ class Way:
     connection: Connection
     route: Route
     name: str  # INSTANCE of the sessions
+    number: ConnectionId | None = field(init=False)
 
-    def look(
-        self, ids: Collection[int], condition: tuple[str, Mapping[str, object]], *, deadline: float, closely: bool
-    ) -> Look:
-        """Look at these sessions there; `closely` at their transactions too.
+    def __post_init__(self) -> None:
+        """Note who we are there: a proxy may move us."""
+        self.number = self.connection.id
+
+    def look(self, ids: Collection[int], condition: Condition, *, deadline: float) -> Look:
+        """Look at these sessions there.
 
         Raises
         ------
-        DeadlineError, ConnectError, ServerError
+        ConnectError
+            The connection was lost, or a proxy moved it to another instance.
+        DeadlineError, ServerError
         """
         give_up = time.monotonic() + deadline
-        on_it = self.route is Route.OWNER
-        seen = look(self.connection, ids, instance=self.name if on_it else None, condition=condition, deadline=deadline)
-        if on_it and self.place.server is not None and (seen.own is None or seen.own.server_id != self.place.server):
+        name = None if self.forwards else self.name
+        seen = look(self.connection, ids, instance=name, condition=condition, deadline=deadline)
+        if self.forwards:
+            gone = set(ids) - seen.sessions.keys()
+            if seen.own is None or (gone and not self._registered(deadline=time_left(give_up))):
+                return replace(seen, missing=(*seen.missing, self.name))
+        elif seen.own != self.number:
             self.connection.close()
             raise ConnectError(f"Our connection to {self.name} is not there any more.")
-        gone = set(ids) - seen.sessions.keys()
-        if not on_it and (seen.own is None or (gone and not self._registered(deadline=time_left(give_up)))):
-            seen = replace(seen, missing=(*seen.missing, self.name))
-        if closely and (busy := [one.id for one in seen.sessions.values() if one.txn_start]):
-            found = transactions(self.connection, busy, here=on_it, deadline=time_left(give_up))
-            held = {number: replace(one, transaction=found.get(number)) for number, one in seen.sessions.items()}
-            seen = replace(seen, sessions=held)
         return seen
+
+    def transactions(self, ids: Collection[int], *, deadline: float) -> dict[int, Transaction]:
+        """Read the transactions of these sessions. As `look` for what can go wrong."""
+        return transactions(self.connection, ids, here=not self.forwards, deadline=deadline)
 
     def _registered(self, *, deadline: float) -> bool:
         """Tell whether PD knows the instance: only those that are registered are asked for their sessions."""
         known = instances(self.connection, deadline=deadline)
         return not known or any(one.server_id == self.place.server or self.link.name(one) == self.name for one in known)
 
-    def send(self, sql: str, *, deadline: float) -> tuple[str, ...]:
-        """Send a KILL and return the server's warnings. As `Connection.query` for what can go wrong."""
-        return self.connection.query(sql, deadline=deadline).warnings
+    def send(self, sql: str, *, deadline: float, patience: float) -> tuple[str, ...]:
+        """Send a KILL and return the server's warnings. As `Connection.query` for what can go wrong.
+
+        A KILL that misses its deadline is not ended.
+        """
+        return self.connection.query(sql, deadline=deadline, leave=True, patience=patience).warnings
 
     @property
     def forwards(self) -> bool:
@@ -130,27 +141,38 @@ def find_way(link: Link, place: Place, within: float) -> Way:
         There is none; its message says why.
     """
     give_up = time.monotonic() + within
-    try:
-        connection = _reach(link, place, min(within, _REACH))
-        if place.server is None:
-            _prove(link, connection, place, min(time_left(give_up), _PROOF))
-    except TidbMagicError as error:
-        return _forward(link, place, time_left(give_up), error)
+    for attempt in (1, 2):
+        connection = None
+        try:
+            connection = _reach(link, place, min(time_left(give_up), _REACH))
+            if place.server is None:
+                _prove(link, connection, place, min(time_left(give_up), _PROOF))
+            break
+        except TidbMagicError as error:
+            lost = connection is not None and not connection.open  # while nobody used it
+            if attempt == 2 or not lost:
+                return _forward(link, place, time_left(give_up), error)
+    assert connection is not None  # noqa: S101 (for mypy)
     where = link.where(connection)  # also learns its name
     return Way(link, place, connection, Route.OWNER, connection.instance or place.name or where or str(place))
 
 
 def _reach(link: Link, place: Place, within: float) -> Connection:
     """Return a connection that is on the instance, as far as it says itself."""
+    give_up = time.monotonic() + within
     if place.server is not None and (kept := link.kept_on(place.server)):
         return kept
     instance = _registered(link, place)
     if instance is None and place.name is None:
         raise ConnectError(f"No registered instance has the {place}.")
-    connection = link.reach(instance or Instance(str(place.name)), within)
-    if place.server is not None and (connection.id is None or connection.id.server_id != place.server):
-        raise ConnectError(f"{connection.settings.address} leads to another server than {place}.")
-    return connection
+    while True:
+        connection = link.reach(instance or Instance(str(place.name)), time_left(give_up))
+        if place.server is None or (connection.id is not None and connection.id.server_id == place.server):
+            return connection
+        with suppress(TidbMagicError):  # it can be one to the process that ran there before, and lost
+            connection.query(query("identify"), deadline=min(_ALIVE, time_left(give_up)), leave=True)
+        if connection.open or time.monotonic() > give_up:
+            raise ConnectError(f"{connection.settings.address} leads to another server than {place}.")
 
 
 def _registered(link: Link, place: Place) -> Instance | None:
@@ -179,22 +201,24 @@ def _forward(link: Link, place: Place, within: float, error: TidbMagicError) -> 
 def _prove(link: Link, connection: Connection, place: Place, within: float) -> None:
     """Find a connection in the cluster's list, by a mark: what it says of itself is not enough without global kill.
 
-    Addresses can be advertised twice, and another cluster can have the same ones.
+    Addresses can be advertised twice, and another cluster can have the same ones. What was proved of a connection that
+    no proxy can move is proved until it is closed.
 
     Raises
     ------
     ConnectError
         It is not there, or that was not to see.
     """
+    if connection.proven == place.name and link.stays(connection):
+        return
     give_up = time.monotonic() + within
-    main = link.connection(within=within)
     try:
+        main = link.connection(within=within)
         if connection is main:
-            found = _marked(main, "INFO", f"/* tidb_magic:{main.token} */%", give_up)
+            found = marked(main, "INFO", running(main), deadline=time_left(give_up))
         elif "SESSION_ALIAS" in connection.columns:
-            alias = f"tidb_magic:{secrets.token_hex(8)}"
-            connection.query(query("alias"), {"alias": alias}, deadline=time_left(give_up))
-            found = _marked(main, "SESSION_ALIAS", alias, give_up)
+            connection.query(query("identify"), deadline=time_left(give_up))  # else one that was lost is nowhere
+            found = marked(main, "SESSION_ALIAS", connection.alias, deadline=time_left(give_up))
         else:
             found = _while_it_runs(main, connection, give_up)
     except DeadlineError as error:
@@ -202,27 +226,21 @@ def _prove(link: Link, connection: Connection, place: Place, within: float) -> N
     if found != [(place.name, connection.id)]:
         where = ", ".join(f"connection {number} on {name}" for name, number in found) or "nowhere"
         raise ConnectError(f"{connection.settings.address} leads elsewhere: the cluster's list has that one {where}.")
-
-
-def _marked(main: Connection, column: str, mark: str, give_up: float) -> list[tuple[str, int]]:
-    within = time_left(give_up)
-    args = {"mark": mark, "milliseconds": hint(within)}
-    answer = main.query(query("marked", column=column), args, deadline=within + GRACE)
-    if answer.warnings:
-        raise ConnectError("That could not be proved: not every instance answered.")
-    return list(dict.fromkeys((name, number) for name, number in answer.rows))
+    connection.proven = place.name
 
 
 def _while_it_runs(main: Connection, connection: Connection, give_up: float) -> list[tuple[str, int]]:
     """Find a connection by the token in a statement that runs on it."""
+
+    def show() -> None:
+        with suppress(TidbMagicError):
+            connection.query(query("sleep"), {"seconds": _SHOWN}, deadline=_SHOWN + time_left(give_up))
+
     found: list[tuple[str, int]] = []
-    while not found and time.monotonic() < give_up:
-        args = {"seconds": _SHOWN}
-        shown = threading.Thread(
-            target=connection.query, args=(query("sleep"), args), kwargs={"deadline": _SHOWN + time_left(give_up)}
-        )
+    while not found and connection.open and time.monotonic() < give_up:
+        shown = threading.Thread(target=show, name="tidb_magic-show", daemon=True)
         shown.start()
         while shown.is_alive() and not found:
-            found = _marked(main, "INFO", f"/* tidb_magic:{connection.token} */%", give_up)
+            found = marked(main, "INFO", running(connection), deadline=time_left(give_up))
         shown.join()
     return found
