@@ -190,6 +190,35 @@ def test_an_old_list_is_read_once_more_before_anything_is_sent(
         cluster.kill([client.id])
 
 
+@pytest.mark.parametrize(
+    "columns", [["ID", "INSTANCE", "USER", "HOST", "INFO"], ["ID", "COMMAND"], ["ID", "COMMAND", "TxnStart"]]
+)
+def test_what_was_seen_counts_also_where_columns_are_left_out(
+    playground: Playground, cluster: Cluster, running: Any, every_statement: list[str], columns: list[str]
+) -> None:
+    with Client(playground, 1) as ran, Client(playground, 2) as idle:
+        running(ran.start("SELECT /* seen */ SLEEP(1)"))
+        rows = pd.concat([row_of(cluster, ran), row_of(cluster, idle)])[columns]
+        ran.result()
+        if "INFO" in columns:
+            running(ran.start(LONG_SELECT.format("another")))
+        running(idle.start(LONG_SELECT.format("at work")))
+        assert list(cluster.kill(rows)["OUTCOME"]) == ["changed"] * 2
+        assert kills(every_statement) == []
+        cluster.kill([ran.id, idle.id])
+
+
+def test_the_rows_of_a_plan_are_killed_as_they_were_planned(
+    playground: Playground, cluster: Cluster, running: Any
+) -> None:
+    with Client(playground, 1) as client:
+        running(client.start(LONG_SELECT.format("planned")))
+        planned = cluster.plan([client.id], query=True)
+        row = only(cluster.kill(planned))
+        assert (row["ACTION"], row["OUTCOME"]) == ("QUERY", "interrupted")
+        assert client.alive()
+
+
 def test_a_frame_with_ids_only_is_as_good_as_typed_ids(playground: Playground, cluster: Cluster) -> None:
     with Client(playground, 1) as one, Client(playground, 2) as two:
         frame = pd.DataFrame({"ID": pd.array([one.id, two.id], dtype="Int64"), "note": ["a", "b"]})
@@ -239,7 +268,7 @@ def test_rows_without_an_id_or_with_two_versions_of_one_session_are_refused(
 def test_a_list_of_another_cluster_is_refused(playground: Playground, ids64: Playground, cluster: Cluster) -> None:
     with tidb_magic.connect(ids64.url(0)) as other, Client(ids64, 1) as client:
         listed = other.processlist(idle=True)
-        with pytest.raises(OptionError, match="The frame is a list of 127.0.0.1"):
+        with pytest.raises(OptionError, match="The frame is a list of 127"):
             cluster.kill(listed[listed["ID"] == client.id])
         assert client.alive()
 
@@ -275,7 +304,7 @@ def test_a_kill_by_filter_ends_what_matches_and_nothing_else(
 def test_sessions_that_moved_on_since_the_list_are_not_sent_a_kill_by_filter(
     playground: Playground, cluster: Cluster, running: Any, monkeypatch: pytest.MonkeyPatch, every_statement: list[str]
 ) -> None:
-    from tidb_magic import kill as module
+    from tidb_magic import groups as module
 
     with ExitStack() as stack:
         moving = [stack.enter_context(Client(playground, i)) for i in range(3)]
@@ -328,6 +357,16 @@ def test_a_filter_that_narrows_nothing_kills_nobody(
 ) -> None:
     with pytest.raises(OptionError, match="needs one that narrows"):
         cluster.kill(**filters)
+    assert kills(every_statement) == []
+
+
+@pytest.mark.parametrize("where", ["1) OR (1", "TRUE) OR (TRUE) -- ", "no_such_column = 1", "1 +"])
+def test_a_condition_that_is_none_by_itself_kills_nobody(
+    cluster: Cluster, every_statement: list[str], where: str
+) -> None:
+    """Parentheses that close those around it would undo the other filters."""
+    with pytest.raises(OptionError, match=r"where: TiDB does not accept the condition"):
+        cluster.kill(where=where, user="nobody", idle=True)
     assert kills(every_statement) == []
 
 

@@ -1,6 +1,7 @@
 """What is not sent although it could be: no right, DDL, IMPORT INTO, internal work, what is committing."""
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -204,6 +205,55 @@ def test_import_into_is_refused_and_forced_it_tells_what_happened(
         with os.fdopen(os.open(source, os.O_WRONLY | os.O_NONBLOCK), "wb"):
             pass
         importing.result()
+
+
+@pytest.fixture
+def analyzing() -> Iterator[Playground]:
+    """A playground whose auto analyze was met at work, and is held there by the frozen store."""
+    soon = "SET GLOBAL tidb_enable_auto_analyze_priority_queue = OFF;"
+    with Playground(instances=2, stats_lease="20ms", initialize=soon) as started, Client(started, 1) as root:
+        root.query("CREATE TABLE test.analyzed (n INT PRIMARY KEY AUTO_INCREMENT, v VARCHAR(200))")
+        at_work = "SELECT 1 FROM INFORMATION_SCHEMA.CLUSTER_PROCESSLIST WHERE USER = '' AND INFO LIKE 'analyze table%'"
+
+        def met() -> bool:
+            if not root.query(at_work):
+                return False
+            started.freeze("store")
+            if root.query(at_work):
+                return True
+            started.resume("store")
+            return False
+
+        def met_soon() -> bool:
+            root.query("UPDATE test.analyzed SET v = CONCAT(v, 'x')")
+            until = time.monotonic() + 8
+            while time.monotonic() < until:
+                if met():
+                    return True
+            return False
+
+        for _ in range(10):  # many rows take long enough to be met
+            root.query(f"INSERT INTO test.analyzed (v) VALUES {', '.join(['(REPEAT(1, 100))'] * 2000)}")
+        eventually(met_soon, within=120)
+        yield started
+        started.resume("store")
+
+
+@pytest.mark.timeout(200)
+def test_auto_analyze_is_listed_and_refused_and_forced_it_tells_what_happened(
+    analyzing: Playground, every_statement: list[str]
+) -> None:
+    with tidb_magic.connect(analyzing.url(1)) as cluster:
+        listed = cluster.processlist(where="USER = ''", match="analyze")
+        assert list(listed["COMMAND"]) == ["Sleep"]
+        for victims in ([int(listed["ID"].iloc[0])], listed):
+            row = only(cluster.kill(victims))
+            assert row["OUTCOME"] == "refused"
+            assert "it is internal work of TiDB itself, as auto analyze is" in row["REASON"]
+        assert kills(every_statement) == []
+        row = only(cluster.kill(listed, query=True, force=True, timeout=1))
+        assert row["OUTCOME"] in {"interrupted", "killed", "still running"}
+        assert kills(every_statement)
 
 
 def test_a_statement_that_is_committing_is_refused_and_forced_it_ends(

@@ -234,6 +234,22 @@ def test_the_instance_of_our_own_connection_may_be_the_frozen_one(
         assert spent < DEADLINE
 
 
+def test_an_id_that_nobody_has_does_not_hold_up_the_others(
+    fragile: Playground, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While our own instance is frozen it takes a list by the other instances to know that nobody has it."""
+    sent: list[float] = []
+    hold_between_check_and_send(monkeypatch, lambda: sent.append(time.monotonic()))
+    with Client(fragile, 1) as client:
+        cluster.plan([client.id])
+        fragile.freeze(0)
+        began = time.monotonic()
+        report = cluster.kill([7, client.id])
+        assert list(report["OUTCOME"]) == ["unreachable", "killed"]
+        assert sent[0] - began < 1
+        assert time.monotonic() - began < DEADLINE + 1 + 1  # who is registered was asked before
+
+
 # -- Ctrl-C ----------------------------------------------------------------------------------------------------
 
 

@@ -13,6 +13,7 @@ ORDER = [
     "lines",
     "api",
     "kill",
+    "groups",
     "places",
     "scenes",
     "sources",

@@ -1,5 +1,6 @@
 """Without global kill ids are 1, 2, 3 ... on each instance: a KILL ends whoever has the id where it arrives."""
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -213,6 +214,35 @@ def test_a_proof_that_is_not_to_be_had_is_refused(
         assert row["OUTCOME"] == "refused"
         assert "the cluster's list has that one nowhere" in row["REASON"]
         assert kills(every_statement) == []
+
+
+@pytest.mark.parametrize("lost", ["owner", "main"])
+def test_a_connection_that_was_lost_while_nobody_used_it_is_opened_and_proved_again(
+    no_global_kill: Playground, cluster: Cluster, lost: str
+) -> None:
+    with Client(no_global_kill, 1) as first, Client(no_global_kill, 1) as second:
+        assert only(cluster.kill(row_of_namesake(cluster, first)))["OUTCOME"] == "killed"
+        listed = row_of_namesake(cluster, second)
+        connection = cluster._link._main if lost == "main" else cluster._link._owners[0]
+        with Client(no_global_kill, 0 if lost == "main" else 1) as by_hand:
+            by_hand.query(f"KILL TIDB CONNECTION {connection.id}")
+        assert only(cluster.kill(listed))["OUTCOME"] == "killed"
+
+
+def test_what_was_proved_of_a_direct_connection_holds_while_another_instance_is_frozen(
+    no_global_kill: Playground, cluster: Cluster
+) -> None:
+    with Client(no_global_kill, 1) as first, Client(no_global_kill, 1) as second:
+        assert only(cluster.kill(row_of_namesake(cluster, first)))["OUTCOME"] == "killed"
+        listed = row_of_namesake(cluster, second)
+        no_global_kill.freeze(2)
+        try:
+            began = time.monotonic()
+            assert only(cluster.kill(listed))["OUTCOME"] == "killed"
+            assert time.monotonic() - began < 1.5
+        finally:
+            no_global_kill.resume(2)
+            eventually(lambda: cluster.processlist().complete and not cluster._link.trouble)
 
 
 def test_where_global_kill_is_unknown_nothing_is_forwarded(

@@ -12,7 +12,8 @@ from typing import Any, Self
 from tidb_magic.audit import Audit
 from tidb_magic.errors import AuthenticationError, Interrupted, OptionError
 from tidb_magic.filters import Filters
-from tidb_magic.kill import MAX_VICTIMS, TIMEOUT, How, kill
+from tidb_magic.groups import MAX_VICTIMS, TIMEOUT, How
+from tidb_magic.kill import kill
 from tidb_magic.link import Link
 from tidb_magic.processlist import ProcessList
 from tidb_magic.reading import LIMIT, count_by, list_instances, read

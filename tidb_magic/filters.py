@@ -109,7 +109,7 @@ def _leaves_out(pattern: str) -> bool:
         return True
 
 
-ACTIVE = "(COMMAND <> 'Sleep' OR TxnStart <> '')"  # runs something or holds a transaction
+ACTIVE = "(COMMAND <> 'Sleep' OR TxnStart <> '' OR INFO IS NOT NULL)"  # runs something or holds a transaction
 _CONDITIONS = {
     "user": "USER = %(user)s",
     "host": "(HOST = %(host)s OR HOST RLIKE %(host_and_port)s)",

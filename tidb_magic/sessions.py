@@ -59,7 +59,12 @@ class Session:
     @property
     def runs(self) -> bool:
         """Whether it runs a statement."""
-        return self.command != "Sleep" and self.info is not None
+        return runs(self.command, self.info, self.user)
+
+
+def runs(command: str | None, info: str | None, user: str | None) -> bool:
+    """Tell whether a session runs a statement. Auto analyze does, as nobody's session whose COMMAND is Sleep."""
+    return info is not None and (command != "Sleep" or user == "")
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from tidb_magic.processlist import ProcessList
 from tidb_magic.queries import query as statement
 from tidb_magic.reading import ALL, read
 from tidb_magic.reports import KillReport
+from tidb_magic.sessions import runs
 from tidb_magic.settings import host_port
 from tidb_magic.targets import Seen, Target
 
@@ -144,8 +145,8 @@ _IDENTITY = ("INSTANCE", "USER", "HOST", "COMMAND", "INFO", "TxnStart")
 def _seen(row: Mapping[str, str | None], requested: float | None) -> Seen | None:
     if not any(value is not None for value in row.values()):
         return None
-    runs = None
+    ran = None
     if "COMMAND" in row or "INFO" in row:
-        runs = row.get("COMMAND", "") != "Sleep" and ("INFO" not in row or row["INFO"] is not None)
+        ran = runs(row.get("COMMAND"), row.get("INFO", ""), row.get("USER"))
     txn_start = (row["TxnStart"] or "") if "TxnStart" in row else None
-    return Seen(row.get("INSTANCE"), row.get("USER"), row.get("HOST"), runs, row.get("INFO"), txn_start, requested)
+    return Seen(row.get("INSTANCE"), row.get("USER"), row.get("HOST"), ran, row.get("INFO"), txn_start, requested)

@@ -38,6 +38,8 @@ class Playground:
         See ``python -m tidb_magic.playground start --help``.
     initialize
         SQL for the first start, each statement with a semicolon; no right is checked, also with `sem`.
+    stats_lease
+        TiDB's setting, as ``3s``: how often statistics are looked after; the shorter, the sooner auto analyze runs.
 
     Raises
     ------
@@ -58,9 +60,19 @@ class Playground:
         tls: bool = False,
         workload: bool = False,
         initialize: str = "",
+        stats_lease: str = "3s",
     ) -> None:
         options = Options(
-            instances, port, global_kill, compatible_kill_query, connection_ids, sem, tls, workload, initialize
+            instances,
+            port,
+            global_kill,
+            compatible_kill_query,
+            connection_ids,
+            sem,
+            tls,
+            workload,
+            initialize,
+            stats_lease,
         )
         self.state = State(name or "", "", options, {})
 

@@ -29,6 +29,7 @@ class Options:
     tls: bool = False
     workload: bool = False
     initialize: str = ""
+    stats_lease: str = "3s"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be started."""
@@ -56,6 +57,8 @@ class Options:
             f"enable-32bits-connection-id = {json.dumps(self.connection_ids == 32)}",
             "[tikv-client]",
             "max-batch-size = 0",  # batched requests would pass by the store's notes of who waits for whom
+            "[performance]",
+            f"stats-lease = {json.dumps(self.stats_lease)}",
             "[security]",
             f"enable-sem = {json.dumps(self.sem)}",
             f"auto-tls = {json.dumps(self.tls)}",

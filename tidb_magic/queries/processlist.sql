@@ -1,4 +1,4 @@
--- Sessions that run something or hold a transaction. {sessions} are those that match the filters: everywhere.sql,
+-- Sessions that run something (auto analyze does with COMMAND Sleep) or hold a transaction. {sessions} are those that match the filters: everywhere.sql,
 -- once.sql or here.sql. tidb_magic_sessions counts them, idle ones included, tidb_magic_matched what is listed without
 -- the limit.
 -- ORDER BY makes TiDB wait for every instance: a bare LIMIT can be silently partial.
@@ -9,6 +9,6 @@ FROM (
 {sessions}
     ) AS found
 ) AS counted
-WHERE COMMAND <> 'Sleep' OR TxnStart <> ''
+WHERE COMMAND <> 'Sleep' OR TxnStart <> '' OR INFO IS NOT NULL
 ORDER BY {order}, INSTANCE, ID
 LIMIT %(limit)s
