@@ -37,7 +37,10 @@ class Audit:
         ------
         AuditError
         """
-        self._append([])
+        try:
+            self._append([])
+        except AuditError as error:
+            raise AuditError(f"{error} Nothing was sent.") from error
 
     def sending(self, targets: Iterable[Target]) -> None:
         """Note what is sent next. As `check` for what can go wrong: nothing may be sent then."""

@@ -16,7 +16,7 @@ from IPython.core.magic import (
 from traitlets import Bool, Enum, Float, Int, Unicode
 
 from tidb_magic.errors import Interrupted, NotConnectedError, OptionError
-from tidb_magic.lines import FILTERS, Parser, flat, kill_cell, kill_parser, kill_words, parser, ps_parser
+from tidb_magic.lines import FILTERS, Parser, flat, kill_cell, kill_parser, kill_words, parser, ps_parser, usage_error
 
 if TYPE_CHECKING:
     from tidb_magic.api import Cluster
@@ -220,8 +220,9 @@ class TidbMagics(Magics):
         reader = kill_parser()
         options = reader.parse(line)
         for name in ("words", "from_", "yes", *sorted(_FILTERS)):
-            if getattr(options, name) != reader.get_default(name):
-                reader.error(f"a cell says whom to kill: above it {name.strip('_')} has no meaning")
+            if getattr(options, name) not in (None, []) and getattr(options, name) is not False:
+                option = "an id" if name == "words" else f"--{name.strip('_').replace('_', '-')}"
+                raise usage_error("%%tidb_kill", f"the cell says whom to kill: above it {option} has no meaning.")
         return self._kill(reader, options, kill_cell(cell), plan=options.dry_run)
 
     def _kill(

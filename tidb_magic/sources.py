@@ -73,7 +73,7 @@ def matching(link: Link, filters: Filters, *, query: bool, deadline: float) -> t
     others = [key for key in zip(listed["INSTANCE"], listed["ID"], strict=True) if key not in listed.own]
     found = [Target(KillStatement(ConnectionId(number), query=query), Seen(name)) for name, number in others]
     remarks = []
-    if own := len(listed) - len(found):
+    if (own := len(listed) - len(found)) and filters.match is None:  # our own statement holds the pattern
         remarks.append(f"{counted(own, 'session')} of tidb_magic itself {'matches' if own == 1 else 'match'} too.")
     if listed.hidden:
         remarks.append(f"{counted(listed.hidden, 'idle session')} would match with --idle.")
