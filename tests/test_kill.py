@@ -340,14 +340,15 @@ def test_a_plan_sends_nothing(playground: Playground, cluster: Cluster, running:
         cluster.kill([client.id])
 
 
+@pytest.mark.parametrize("query", [True, False])
 def test_what_does_not_end_in_time_is_still_running(
-    playground: Playground, cluster: Cluster, running: Any, monkeypatch: pytest.MonkeyPatch
+    playground: Playground, cluster: Cluster, running: Any, monkeypatch: pytest.MonkeyPatch, query: bool
 ) -> None:
     """The KILL is replaced by a statement that the server accepts and that does nothing."""
     with Client(playground, 1) as client:
         running(client.start(LONG_SELECT.format("stubborn")))
         monkeypatch.setattr("tidb_magic.grammar.KillStatement.sql", "DO 0")
-        row = only(cluster.kill([client.id], query=True, timeout=0.5))
+        row = only(cluster.kill([client.id], query=query, timeout=0.5))
         assert row["OUTCOME"] == "still running"
         assert "did not end within 0.5 s" in row["REASON"]
         monkeypatch.undo()

@@ -12,6 +12,7 @@ import pymysql
 import pytest
 
 import tidb_magic
+from tests.balancer import Balancer
 from tests.clients import LONG_SELECT, Client, eventually
 from tests.test_kill import INTERRUPTED, LOST, only
 from tidb_magic import Cluster, ProcessList
@@ -417,6 +418,33 @@ def test_own_sessions_are_never_killed_by_a_filter_that_matches_them(playground:
         assert set(refused["REASON"]) == {"it is a connection of tidb_magic itself"}
         assert all(one.open for one in (cluster._link.connection(), *cluster._link._owners))
         assert other.processlist().complete
+
+
+@pytest.mark.parametrize("direct", ["auto", "never"])
+def test_own_sessions_are_never_killed_through_a_balancer_and_after_a_reconnect(
+    playground: Playground, every_statement: list[str], direct: str
+) -> None:
+    with (
+        Balancer([playground.port(i) for i in range(3)]) as balancer,
+        tidb_magic.connect(balancer.url(), direct=direct) as cluster,
+        ExitStack() as stack,
+    ):
+        victims = [stack.enter_context(Client(playground, i)) for i in range(3)]
+        cluster.plan([one.id for one in victims])
+        lost = cluster._link.connection()
+        with Client(playground, 0) as root:
+            root.query(f"KILL TIDB CONNECTION {lost.id}")
+        eventually(lambda: cluster.processlist(where=f"ID = {lost.id}", idle=True).matched == 0)
+        held = [one for one in (cluster._link.connection(), *cluster._link._owners) if one.open]
+        assert lost not in held
+        for number in [int(one.id or 0) for one in held]:
+            assert only(cluster.kill([number]))["REASON"] == "it is a connection of tidb_magic itself"
+        ids = ", ".join(str(int(one.id or 0)) for one in (*held, *victims))
+        report = cluster.kill(user="root", where=f"ID IN ({ids})", idle=True)
+        assert sorted(report["ID"]) == sorted(one.id for one in victims)
+        assert set(report["OUTCOME"]) == {"killed"}
+        assert all(one.open for one in held)
+        assert len(kills(every_statement)) == 3
 
 
 @pytest.mark.timeout(300)
