@@ -125,6 +125,30 @@ def test_where_it_is_not_to_see_who_is_protected_everybody_is(sem: Playground, e
         assert kills(every_statement) == []
 
 
+def test_in_security_enhanced_mode_our_own_connections_are_known_before_any_list(sem: Playground) -> None:
+    """Nothing but the cluster's list tells the name of an instance there."""
+    with tidb_magic.connect(sem.url(0)) as cluster, Client(sem, 0) as client:
+        main = cluster._link.connection()
+        assert main.instance is not None
+        assert only(cluster.kill([int(main.id or 0)]))["REASON"] == "it is a connection of tidb_magic itself"
+        row = only(cluster.kill([client.id]))
+        assert (row["OUTCOME"], row["INSTANCE"]) == ("killed", main.instance)
+
+
+def test_in_security_enhanced_mode_a_silent_instance_does_not_keep_us_from_connecting(sem: Playground) -> None:
+    with Client(sem, 0) as client:
+        sem.freeze(1)
+        try:
+            began = time.monotonic()
+            with tidb_magic.connect(sem.url(0)) as cluster:
+                assert only(cluster.kill([client.id]))["OUTCOME"] == "killed"
+                assert time.monotonic() - began < 3
+        finally:
+            sem.resume(1)
+    with tidb_magic.connect(sem.url(0)) as cluster:
+        eventually(lambda: cluster.processlist().complete)
+
+
 # -- DDL -------------------------------------------------------------------------------------------------------
 
 

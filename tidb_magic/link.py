@@ -117,22 +117,30 @@ class Link:
             self.call(routing.instances(connection, deadline=min(_ROLL, time_left(give_up))))
         except TidbMagicError:  # PD does not answer; who was registered before is still the best guess
             self.pd_is_silent()
-            self.troubled()
-            connection = Connection(self.settings, within=time_left(give_up))
-            routing.introduce(connection, deadline=time_left(give_up))
+            connection = self._instead(give_up)
         self.enhanced_security = global_kill is None
         if global_kill is None:  # security-enhanced mode: a server id of 0 says that it is off
             servers = {one.server_id for one in self.roll.instances} - {None}
             global_kill = 0 not in servers if servers else None
         self.capabilities = Capabilities(global_kill, compatible, **rights)
         self._find_name(connection, time_left(give_up))
+        if not connection.open:
+            connection = self._instead(give_up)
         if not self.roll.instances:
             self.roll = replace(self.roll, instances=(Instance(self.where(connection) or _HERE),))
         return connection
 
+    def _instead(self, give_up: float) -> Connection:
+        """Open a connection in the place of one that was lost to a silent cluster."""
+        self.troubled()
+        connection = Connection(self.settings, within=time_left(give_up))
+        routing.introduce(connection, deadline=time_left(give_up))
+        return connection
+
     def _find_name(self, connection: Connection, within: float) -> None:
         """Find the INSTANCE of a connection in the cluster's list, where nothing else tells it."""
-        if self.where(connection) not in (None, self._made_up(connection)) or self.trouble:
+        self.where(connection)  # learns it, if it was seen in a list
+        if connection.instance is not None or self.trouble:
             return
         with suppress(TidbMagicError):
             mark = routing.running(connection)
@@ -173,17 +181,15 @@ class Link:
 
     def where(self, connection: Connection) -> str | None:
         """Return the INSTANCE of a connection, by what it says itself or by the server id in its id."""
-        server = connection.id.server_id if connection.id is not None and self.capabilities.global_kill else None
+        server = self._server(connection)
         if connection.instance is None and server in self._names:
             connection.instance = self._names[server]
         if connection.instance is not None:
             return connection.instance
-        return self._made_up(connection)
-
-    def _made_up(self, connection: Connection) -> str | None:
-        """Return the name of an instance that only a server id tells."""
-        server = connection.id.server_id if connection.id is not None and self.capabilities.global_kill else None
         return f"server id {server}" if server else None
+
+    def _server(self, connection: Connection) -> int | None:
+        return connection.id.server_id if connection.id is not None and self.capabilities.global_kill else None
 
     def name(self, instance: Instance) -> str:
         """Return how the list names an instance."""

@@ -42,7 +42,8 @@ class TidbMagics(Magics):
         3.0,
         min=0.1,
         max=86_400,
-        help="Seconds that the cluster's own list gets; after that each instance is read by itself.",
+        help="Seconds that the cluster's own list gets, after that each instance is read by itself; and that a kill"
+        " gets before it is sent.",
     ).tag(config=True)
     max_victims = Int(50, min=1, help="More sessions than that are not killed at once, only planned.").tag(config=True)
     audit_file = Unicode("", help="A file that gets a line of JSON for every KILL, plan and outcome.").tag(config=True)

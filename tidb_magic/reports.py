@@ -53,7 +53,7 @@ class History(ShownFrame):
     def _table(self) -> Table:
         shown = ["TIME", "CLUSTER", "ASKED", "ID", "INSTANCE", "USER", "ACTION", "OUTCOME", "WHY", "REASON"]
         frame = self[shown].assign(TIME=[f"{moment:%Y-%m-%d %H:%M:%S}" for moment in self["TIME"]])
-        return shown, _cells(frame), [f"{counted(len(self), 'entry').replace('entrys', 'entries')}."]
+        return shown, _cells(frame), [f"{counted(len(self), 'row')}."]
 
     _widths: ClassVar[Mapping[str, int]] = _WIDTHS
 
