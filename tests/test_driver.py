@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.clients import Client
+from tidb_magic import Cluster
 from tidb_magic.connection import Connection
 from tidb_magic.driver import open_driver
 from tidb_magic.errors import ConnectError, DeadlineError
@@ -138,3 +139,14 @@ def test_a_server_that_nobody_named_may_challenge_us(playground: Playground, use
     connection = Connection(replace(named, trusted=False))
     assert connection.query("SELECT 1", deadline=5).rows == ((1,),)
     connection.close()
+
+
+def test_the_warnings_of_an_answer_with_rows_are_read_and_those_of_values_left_out(cluster: Cluster) -> None:
+    """By them a list knows who did not answer: TiDB leaves a silent instance out with a warning of code 1105 only."""
+    connection = cluster._link.connection()
+    connection.query("SET SESSION tidb_enforce_mpp = ON", deadline=3)
+    answer = connection.query("EXPLAIN SELECT COUNT(*) FROM mysql.user", deadline=3)
+    assert answer.rows
+    assert any("MPP mode" in warning for warning in answer.warnings)
+    assert connection.query("SELECT 1 / 0", deadline=3).warnings == ()
+    assert connection.query("SELECT 1", deadline=3).warnings == ()

@@ -42,7 +42,8 @@ class Result:
     r"""What a statement answered, by columns.
 
     The columns that `integers` names hold int, those of floats float, all others text, where bytes that are no UTF-8
-    stand as ``\xNN``: one session's bytes must not end the whole list. None is NULL.
+    stand as ``\xNN``: one session's bytes must not end the whole list. None is NULL. `warnings` are those of code 1105,
+    by which TiDB says what a KILL did not do and who did not answer; others are of values, as of a division by 0.
     """
 
     columns: tuple[str, ...]
@@ -81,7 +82,8 @@ class Driver(_Connection):
         warnings: tuple[str, ...] = ()
         if answer.warning_count:
             self.query("SHOW WARNINGS")
-            warnings = tuple(self._result.data[2])
+            _, codes, messages = self._result.data
+            warnings = tuple(text for code, text in zip(codes, messages, strict=True) if code == ER.UNKNOWN_ERROR)
         fields = answer.fields or ()
         integers = frozenset(field.name for field in fields if field.type_code in _INTEGERS)
         return Result(tuple(field.name for field in fields), integers, tuple(answer.data), warnings)
@@ -164,6 +166,7 @@ class _Answer(pymysql.connections.MySQLResult):
         self.connection = None  # its own way of letting go of a cycle
         if row[0] == _ERROR:
             pymysql.connections.MysqlPacket(row, driver.encoding).raise_for_error()  # type: ignore[attr-defined]
+        self.warning_count = int.from_bytes(row[1:3], "little")
         self.affected_rows = len(self.data[0])
 
 

@@ -12,8 +12,8 @@ from tidb_magic.targets import Outcome, Seen, Target, changed, replaced, same_st
 GONE = 0.4  # seconds between two looks that do not find a session, to call it gone
 LOCKS_STAY = "its row locks can stay for about 20 s"  # 8.5.6, measured: until the time to live of the lock is over
 NOT_VISIBLE = "none of your sessions has this id, and without PROCESS other users' sessions are not visible"
-# What stands before the first word of a statement: blanks, comments, and the brackets of executable ones.
-_LEADING = re.compile(r"(?:\s|/\*(?!T?!).*?\*/|/\*(?:T!(?:\[\w+\])?|!\d*)|--\s[^\n]*\n|#[^\n]*\n|\()*", re.DOTALL)
+# What stands before the first word of a statement: blanks, semicolons, comments, the brackets of executable ones.
+_LEADING = re.compile(r"(?:[\s;(]|/\*(?!T?!).*?\*/|/\*(?:T!(?:\[[\w,\s]*\])?|!\d*)|--(?=\s)[^\n]*\n|#[^\n]*\n)*", re.DOTALL)
 _DDL = re.compile(r"(?:ALTER|CREATE|DROP|TRUNCATE|RENAME|RECOVER|FLASHBACK)\b", re.IGNORECASE)
 _IMPORT = re.compile(r"IMPORT\s+INTO\b", re.IGNORECASE)
 _VERSION = re.compile(r"v?(\d+)\.(\d+)\.(\d+)")
