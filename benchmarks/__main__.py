@@ -6,6 +6,7 @@ import sys
 
 from IPython.core.interactiveshell import InteractiveShell
 
+from benchmarks import kill as killing
 from benchmarks import list as listing
 from benchmarks.crowd import crowd
 from benchmarks.ratio import HEADER
@@ -30,6 +31,8 @@ def main() -> None:
         print(f"Opening {options.sessions} sessions, then {options.rounds} rounds; about three minutes.", flush=True)
         with crowd(playground, options.sessions):
             ratios = listing.compare(shell, playground, options.sessions, rounds=options.rounds)
+            ratios += killing.single(shell, playground, rounds=options.rounds)
+            ratios += killing.many(shell, playground)
             ratios += listing.frozen(shell, playground)
     print(HEADER, *(ratio.line for ratio in ratios), sep="\n")
     loaded = subprocess.run([sys.executable, "-c", LOADING], capture_output=True, text=True, check=True).stdout.strip()

@@ -1,9 +1,12 @@
 """Many real sessions on a playground."""
 
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pymysql
@@ -12,32 +15,59 @@ from tidb_magic.playground import Playground
 
 RUNNING, IN_TRANSACTION = 60, 20
 STATEMENT = "SELECT /* report {}: " + "the text of a usual statement, " * 6 + "*/ SLEEP(3600)"
+_STARTED = 30.0  # seconds until all of them run their statements
+
+
+@dataclass(frozen=True)
+class Client:
+    """A session as a program holds it open."""
+
+    driver: Any
+    id: int
+    instance: int
+
+    @property
+    def alive(self) -> bool:
+        """Whether its session answers."""
+        try:
+            return bool(query(self.driver, "SELECT 1"))
+        except pymysql.Error:
+            return False
 
 
 @contextmanager
-def crowd(playground: Playground, sessions: int) -> Iterator[None]:
-    """Hold that many sessions open, spread over the instances: some run a statement, some hold a transaction."""
-
-    def connect(number: int) -> Any:
-        port = playground.port(number % playground.options.instances)
-        return pymysql.connect(host="127.0.0.1", port=port, user="root", autocommit=True, database="mysql")
-
+def crowd(
+    playground: Playground,
+    sessions: int,
+    *,
+    user: str = "root",
+    running: int = RUNNING,
+    in_transaction: int = IN_TRANSACTION,
+) -> Iterator[list[Client]]:
+    """Hold that many sessions open, in turn on each instance: some run a statement, some hold a transaction."""
     with ThreadPoolExecutor(8) as executor:
-        drivers = list(executor.map(connect, range(sessions)))
-    ids = [query(driver, "SELECT CONNECTION_ID()")[0][0] for driver in drivers[:RUNNING]]
-    for number, driver in enumerate(drivers[:RUNNING]):
-        threading.Thread(target=_run, args=(driver, STATEMENT.format(number)), daemon=True).start()
-    for driver in drivers[RUNNING : RUNNING + IN_TRANSACTION]:
-        query(driver, "BEGIN")
-        query(driver, "SELECT COUNT(*) FROM mysql.user")
-    try:
-        yield
-    finally:
-        for number in ids:  # a statement would run on after its connection was closed
-            query(drivers[-1], f"KILL TIDB CONNECTION {number}")
-        for driver in drivers:
-            with suppress(pymysql.Error):
-                driver.close()
+        clients = list(executor.map(partial(_client, playground, user), range(sessions)))
+    for number, client in enumerate(clients[:running]):
+        threading.Thread(target=_run, args=(client.driver, STATEMENT.format(number)), daemon=True).start()
+    for client in clients[running : running + in_transaction]:
+        query(client.driver, "BEGIN")
+        query(client.driver, "SELECT COUNT(*) FROM mysql.user")
+    with connect(playground, 0) as driver:
+        try:
+            _wait(driver, clients[:running])
+            yield clients
+        finally:
+            for client in clients[:running]:  # a statement would run on after its connection was closed
+                query(driver, f"KILL TIDB CONNECTION {client.id}")
+            for client in clients:
+                with suppress(pymysql.Error):
+                    client.driver.close()
+
+
+def connect(playground: Playground, instance: int, user: str = "root") -> Any:
+    """Open a session on an instance."""
+    port = playground.port(instance)
+    return pymysql.connect(host="127.0.0.1", port=port, user=user, autocommit=True, database="mysql")
 
 
 def query(driver: Any, sql: str) -> Any:
@@ -47,6 +77,22 @@ def query(driver: Any, sql: str) -> Any:
         return cursor.fetchall()
 
 
+def _client(playground: Playground, user: str, number: int) -> Client:
+    instance = number % playground.options.instances
+    driver = connect(playground, instance, user)
+    return Client(driver, query(driver, "SELECT CONNECTION_ID()")[0][0], instance)
+
+
 def _run(driver: Any, sql: str) -> None:
     with suppress(pymysql.Error):
         query(driver, sql)
+
+
+def _wait(driver: Any, clients: list[Client]) -> None:
+    """Wait until all of them run their statements."""
+    ids, give_up = ", ".join(str(client.id) for client in clients), time.monotonic() + _STARTED
+    sql = f"SELECT ID FROM INFORMATION_SCHEMA.CLUSTER_PROCESSLIST WHERE INFO IS NOT NULL AND ID IN ({ids or 0})"
+    while len(query(driver, sql)) < len(clients):
+        if time.monotonic() > give_up:
+            raise RuntimeError("Not all of the statements run.")
+        time.sleep(0.1)

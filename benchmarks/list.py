@@ -2,7 +2,6 @@
 
 import os
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +10,7 @@ import pymysql
 import sqlalchemy
 
 from benchmarks.crowd import query
-from benchmarks.ratio import Ratio, medians
+from benchmarks.ratio import Ratio, medians, timed
 from tidb_magic.playground import Playground
 
 Piece = Callable[[], Any]
@@ -63,12 +62,12 @@ def frozen(shell: Any, playground: Playground) -> list[Ratio]:
     _load(shell, playground, None)
     driver = pymysql.connect(host="127.0.0.1", port=playground.port(0), user="root", autocommit=True)
     bare: list[float] = []
-    thread = threading.Thread(target=lambda: bare.append(_timed(lambda: query(driver, EVERYTHING))))
+    thread = threading.Thread(target=lambda: bare.append(timed(lambda: query(driver, EVERYTHING))))
     playground.freeze(1)
     try:
         thread.start()
-        first = _timed(lambda: shell.run_line_magic("tidb_ps", "--idle"))
-        later = _timed(lambda: shell.run_line_magic("tidb_ps", "--idle"))
+        first = timed(lambda: shell.run_line_magic("tidb_ps", "--idle"))
+        later = timed(lambda: shell.run_line_magic("tidb_ps", "--idle"))
         thread.join()
     finally:
         playground.resume(1)
@@ -99,9 +98,3 @@ def _check(sessions: int, idle: Any, default: Any, by_hand: pd.DataFrame) -> Non
         raise RuntimeError(f"The list is not whole: {len(idle)} of {idle.matched}, {sessions} sessions are there.")
     if abs(len(default) - len(by_hand)) > 4 or default.hidden + default.matched < sessions:  # our own come and go
         raise RuntimeError(f"The lists differ: {len(default)} and {len(by_hand)} active ones, {default.hidden} hidden.")
-
-
-def _timed(work: Any) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began

@@ -33,13 +33,20 @@ class Ratio:
 HEADER = "| work / against | median | ratio | at most | holds |\n|---|---|---|---|---|"
 
 
-def medians(pieces: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Time each piece once a round, in turns, so that what else the machine does meets all of them."""
+def timed(work: Callable[[], object]) -> float:
+    """Return the seconds that it takes."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def medians(pieces: Mapping[str, Callable[[], object]], rounds: int, *, warm_up: int = 2) -> dict[str, float]:
+    """Time each piece once a round, in turns, so that what else the machine does meets all of them.
+
+    The rounds that warm up come before, and do not count.
+    """
     spent: dict[str, list[float]] = {name: [] for name in pieces}
-    for number in range(rounds + 2):
+    for _ in range(warm_up + rounds):
         for name, piece in pieces.items():
-            began = time.perf_counter()
-            piece()
-            if number >= 2:  # the first two warm up
-                spent[name].append(time.perf_counter() - began)
-    return {name: statistics.median(times) for name, times in spent.items()}
+            spent[name].append(timed(piece))
+    return {name: statistics.median(times[warm_up:]) for name, times in spent.items()}

@@ -439,7 +439,7 @@ def test_own_sessions_are_never_killed_through_a_balancer_and_after_a_reconnect(
         assert lost not in held
         for number in [int(one.id or 0) for one in held]:
             assert only(cluster.kill([number]))["REASON"] == "it is a connection of tidb_magic itself"
-        ids = ", ".join(str(int(one.id or 0)) for one in (*held, *victims))
+        ids = ", ".join(str(int(number)) for number in [*(one.id or 0 for one in held), *(one.id for one in victims)])
         report = cluster.kill(user="root", where=f"ID IN ({ids})", idle=True)
         assert sorted(report["ID"]) == sorted(one.id for one in victims)
         assert set(report["OUTCOME"]) == {"killed"}
@@ -453,7 +453,7 @@ def test_nobody_else_is_hit_while_sessions_come_work_and_go_for_a_minute(
 ) -> None:
     """Filter kills of one user's sessions among those of others, all of which live for a moment."""
     over = threading.Event()
-    hit: list[object] = []
+    hit: list[tuple[str, object]] = []
     ended = [0]
 
     def live(user: str, number: int) -> None:
@@ -478,5 +478,5 @@ def test_nobody_else_is_hit_while_sessions_come_work_and_go_for_a_minute(
     over.set()
     for thread in threads:
         thread.join()
-    assert [one for one in hit if one[0] != "joe"] == []  # type: ignore[index]
+    assert [one for one in hit if one[0] != "joe"] == []
     assert ended[0] > 20

@@ -257,6 +257,18 @@ def press_ctrl_c() -> None:
     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
 
+def press_ctrl_c_after_send(monkeypatch: pytest.MonkeyPatch) -> None:
+    send = Way.send
+
+    def sent(self: Way, *args: Any, **kwargs: Any) -> Any:
+        warnings = send(self, *args, **kwargs)
+        press_ctrl_c()
+        threading.Event().wait(1)  # longer than a thread gets to end by itself
+        return warnings
+
+    monkeypatch.setattr(Way, "send", sent)
+
+
 def no_statement_of_ours_runs(playground: Playground) -> bool:
     with Client(playground, 0) as root:
         sql = (
@@ -290,7 +302,7 @@ def test_ctrl_c_in_each_step_is_one_line_that_says_what_was_sent(
     with Client(fragile, 1) as client:
         running(client.start(LONG_SELECT.format("ctrl-c")), on=fragile)
         if step == "send":
-            hold_between_check_and_send(monkeypatch, press_ctrl_c)
+            press_ctrl_c_after_send(monkeypatch)
         else:
             monkeypatch.setattr(Way, "look", interrupted)
         with pytest.raises(Interrupted) as stopped:

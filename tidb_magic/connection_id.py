@@ -40,10 +40,10 @@ class ConnectionId(int):
             if not (value.isascii() and value.isdecimal()):
                 raise ConnectionIdError(f"A connection id is a whole number, not {value[:40]!r}.")
             value = int(value.lstrip("0")[:21] or "0")  # with more digits it is out of range all the same
-        elif isinstance(value, bool) or not hasattr(value, "__index__"):
-            raise ConnectionIdError(
-                f"A connection id is a whole number, not {value!r}: a {type(value).__name__} may have lost digits."
-            )
+        elif isinstance(value, (bool, Iterable)) or not hasattr(value, "__index__"):
+            kind = type(value).__name__
+            lost = ": it may have lost digits" if "float" in kind else ""
+            raise ConnectionIdError(f"A connection id is a whole number, not a {kind}{lost}.")
         number = super().__new__(cls, value)
         if not 0 <= number < 2**64:
             raise ConnectionIdError(f"A connection id is between 0 and 2^64 - 1, not {int(number)}.")

@@ -25,7 +25,7 @@ from tidb_magic.link import Link
 from tidb_magic.queries import query
 from tidb_magic.render import first_line
 from tidb_magic.scenes import Known
-from tidb_magic.sessions import ANYTHING, DEADLINE, Condition, Look, Session, clock, hint
+from tidb_magic.sessions import DEADLINE, Condition, Look, Session, clock, hint
 from tidb_magic.targets import Outcome, Target, to_proof
 from tidb_magic.verdicts import Scene, is_ddl, judge, proof, unproven
 from tidb_magic.ways import NoWayError, Place, Way, find_way
@@ -35,7 +35,7 @@ MAX_VICTIMS = 50
 _FRESH = 0.05  # seconds that KILLs are sent after the answer of a look, then there is another look
 _PROVABLE = 1.1  # seconds in which TIME, in whole seconds, proves that a statement is the one that was seen
 _AGAIN = 0.02  # seconds between two looks at what was not found
-_POLL = (0.002, 0.25)  # seconds between two looks for the proof: the first, and the longest
+_POLL = (0.001, 0.25)  # seconds between two looks for the proof: the first, and the longest
 _LEAST = 0.5  # seconds that a look gets, also at the end of the timeout
 
 
@@ -127,15 +127,14 @@ class Group:
         while (waiting := self._undecided()) and not self._stop.is_set():
             sent = self._unproven()
             ids = {self._now[at].id for at in (*waiting, *sent)}
-            known.prepare(ids, deadline=time_left(give_up))
-            look = way.look(ids, self._job.condition, deadline=time_left(give_up))
+            look = way.look(ids, self._job.condition, closely=known.closely, deadline=time_left(give_up))
             for at in sent:
                 self._now[at] = self._outcome(self._now[at], look, "")
             prove_by = min(prove_by, look.received + _PROVABLE)
             sought = {self._now[at].id for at in waiting}
             asked = known.ask(look, sought, plan=self._how.plan, deadline=time_left(give_up))
             if not asked:  # else that took time: look again
-                self._decide(way, waiting, known.told(look), known.scene(), prove_by)
+                self._decide(way, waiting, look, known.scene(), prove_by)
             give_up = min(time.monotonic() + self._how.deadline, last)
             if time.monotonic() > last:
                 self._end(waiting, Outcome.UNREACHABLE, "not sent in time: its instance answers too slowly")
@@ -149,7 +148,7 @@ class Group:
         if allowed:
             self._send(way, allowed, look.received + _FRESH)
         self._explain(way, waiting)
-        if allowed:
+        if allowed or not self._undecided():
             return
         doubtful = {
             at: self._now[at] for at in waiting if self._now[at].outcome is None and self._now[at].absent is None
@@ -208,14 +207,15 @@ class Group:
                 if not way.connection.open:
                     way = find_way(self._link, self._place, within)
                     self.ways.append(way)
-                look = way.look({self._now[at].id for at in sent}, ANYTHING, deadline=within)
+                look = way.look({self._now[at].id for at in sent}, deadline=within)
                 unseen = f"{', '.join(look.missing)} did not answer." if look.missing else ""
             except TidbMagicError as error:
                 unseen = str(error)
             for at in sent:
                 self._now[at] = self._outcome(self._now[at], look, unseen)
-            self._stop.wait(pause)
-            pause = min(pause * 2, longest)
+            if self._unproven():
+                self._stop.wait(pause)
+                pause = min(pause * 2, longest)
         if self.ways:
             self._explain(self.ways[-1], self._positions)
 

@@ -26,7 +26,7 @@ def usage_error(magic: str, message: str) -> UsageError:
 
 
 class Parser(argparse.ArgumentParser):
-    """Options as in a shell. A wrong one is IPython's UsageError; -h and --help show the help of the magic."""
+    """Options as in a shell. A wrong one is IPython's UsageError, which names the help of the magic."""
 
     def error(self, message: str) -> NoReturn:
         """Raise UsageError."""
@@ -54,6 +54,8 @@ class Parser(argparse.ArgumentParser):
         >>> parser("tidb_kill").expand("QUERY {1 + 1} x{2}", eval)[1]
         [2]
         """
+        if _EXPANDED in line:
+            self.error(f"expected connection ids (digits only), found {_EXPANDED!r}")
         options = {text for action in self._actions if action.nargs is None for text in action.option_strings}
         values: list[Any] = []
         done, at, before = "", 0, ""
@@ -73,7 +75,7 @@ class Parser(argparse.ArgumentParser):
         for found in re.finditer(r"\}(?=\s|;?\s*$)", line[start:]):
             try:
                 ast.parse(line[start + 1 : start + found.start()].strip(), mode="eval")
-            except SyntaxError:
+            except (SyntaxError, ValueError):  # ValueError: a lone surrogate
                 continue
             return start + found.end()
         return self.error(f"no expression in braces: {line[start : start + 40]}")
@@ -102,7 +104,7 @@ class _Once(argparse.Action):
 
 def parser(name: str) -> Parser:
     """Return an empty parser."""
-    made = Parser(prog=f"%{name}", add_help=False, allow_abbrev=False)
+    made = Parser(prog=f"%{name}", usage="", add_help=False, allow_abbrev=False)  # making a usage takes its time
     made.register("action", None, _Once)
     return made
 
@@ -186,7 +188,8 @@ def flat(values: Iterable[Any]) -> list[Any]:
     """
     ids: list[Any] = []
     for value in values:
-        if isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping)):
+        several = isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping))
+        if several and getattr(value, "ndim", 1) == 1:
             ids.extend(value)
         else:
             ids.append(value)

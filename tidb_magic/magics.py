@@ -13,7 +13,7 @@ from IPython.core.magic import (
     no_var_expand,
     output_can_be_silenced,
 )
-from traitlets import Bool, Enum, Float, Int, Unicode
+from traitlets import Bool, Enum, Float, Int, Unicode, observe
 
 from tidb_magic.errors import Interrupted, NotConnectedError, OptionError
 from tidb_magic.lines import FILTERS, Parser, flat, kill_cell, kill_parser, kill_words, parser, ps_parser, usage_error
@@ -87,6 +87,8 @@ class TidbMagics(Magics):
         cluster = connect(url, direct=self.direct)
         self.close()
         self.cluster = cluster
+        if self.audit_file:
+            self._write_down()
         return cluster
 
     @no_var_expand
@@ -202,10 +204,13 @@ class TidbMagics(Magics):
         plan = options.dry_run or not (ids or options.yes)
         killed = self._kill(reader, options, victims, plan=plan, query=query, **filters)
         if plan and not options.dry_run and (killed["OUTCOME"] == "planned").any():
-            how = f"%tidb_kill {line.strip().removesuffix(';')} --yes"
+            most = max(len(killed), options.max_victims or self.max_victims)
+            more = f" --max-victims {most}" if most > (options.max_victims or self.max_victims) else ""
+            how = f"%tidb_kill {line.strip().removesuffix(';')} --yes{more}"
             killed.remarks = (*killed.remarks, f"Nothing was sent. To carry it out: {how}")
         return killed
 
+    @no_var_expand
     @cell_magic("tidb_kill")  # type: ignore[arg-type]  # as IPython documents it
     def tidb_kill_cell(self, line: str, cell: str) -> "KillReport":
         """End what a cell of KILL statements says, one statement a line or separated by semicolons. Acts at once.
@@ -229,8 +234,9 @@ class TidbMagics(Magics):
     def _kill(
         self, reader: Parser, options: argparse.Namespace, victims: Any, *, plan: bool, **whom: Any
     ) -> "KillReport":
+        if options.max_victims is not None and options.max_victims < 1:
+            reader.error(f"--max-victims is a whole number from 1 on, not {options.max_victims}")
         cluster = self._connected()
-        cluster.audit_file, cluster.audit_sql = self.audit_file or None, self.audit_sql
         how = {"deadline": self.deadline, "force": options.force, "reason": options.reason}
         if not plan:
             how["max_victims"] = self.max_victims if options.max_victims is None else options.max_victims
@@ -248,6 +254,12 @@ class TidbMagics(Magics):
         if name not in names:
             reader.error(f"--from: there is no variable {name!r}")
         return names[name]
+
+    @observe("audit_file", "audit_sql")
+    def _write_down(self, _change: object = None) -> None:
+        """Give the settings to the cluster that is connected."""
+        if self.cluster is not None:
+            self.cluster.audit_file, self.cluster.audit_sql = self.audit_file or None, self.audit_sql
 
     def close(self) -> None:
         """Close what is connected."""

@@ -101,7 +101,8 @@ def _row(target: Target) -> tuple[object, ...]:
 
 
 def _frame(rows: Sequence[tuple[object, ...]], columns: Sequence[str]) -> pd.DataFrame:
-    frame = pd.DataFrame(list(rows), columns=list(columns), dtype=object)
-    for name in columns:
-        frame[name] = frame[name].astype(_DTYPES[name]) if name in _DTYPES else frame[name].infer_objects()
-    return frame
+    values = zip(*rows, strict=True) if rows else [() for _ in columns]
+    made: dict[str, Any] = {}
+    for name, column in zip(columns, values, strict=True):
+        made[name] = pd.array(list(column), dtype=_DTYPES[name]) if name in _DTYPES else list(column)
+    return pd.DataFrame(made)

@@ -2,17 +2,13 @@
 
 import time
 from collections.abc import Collection
-from dataclasses import replace
-from types import MappingProxyType
 
 from tidb_magic.connection import Own
 from tidb_magic.driver import time_left
 from tidb_magic.link import Link
-from tidb_magic.sessions import Look, Session, Transaction
+from tidb_magic.sessions import Look
 from tidb_magic.verdicts import Scene
 from tidb_magic.ways import Way
-
-_ASKS = 3  # times that a session is asked for its transaction, while it begins a new one between every two looks
 
 
 class Known:
@@ -21,16 +17,8 @@ class Known:
     def __init__(self, way: Way, link: Link, *, force: bool) -> None:
         self._way, self._link, self._force = way, link, force
         self._rights = False
-        self._first = not way.forwards
         self._users: dict[str, bool] = {}  # whether security-enhanced mode may protect him
-        self._asked: dict[int, list[str]] = {}  # TxnStart values of a session that were asked for
-        self._transactions: dict[int, Transaction] = {}
-
-    def prepare(self, sought: Collection[int], *, deadline: float) -> None:
-        """Ask for the transactions before the first look, where that is cheap: on the instance itself."""
-        if self._first:
-            self._transactions |= self._way.transactions(sought, deadline=deadline)
-            self._first = False
+        self.closely = False  # whether a look has to bring the transactions
 
     def ask(self, look: Look, sought: Collection[int], *, plan: bool, deadline: float) -> bool:
         """Ask what is not known yet; tell whether anything was asked, which takes time.
@@ -54,27 +42,9 @@ class Known:
             protected = self._way.protected(new, deadline=time_left(give_up))
             self._users |= {user: user in protected for user in new}
             asked = asked or self._link.enhanced_security
-        if busy := [one for one in seen if self._must_ask(one)]:
-            for one in busy:
-                self._asked.setdefault(one.id, []).append(one.txn_start)
-            found = self._way.transactions([one.id for one in busy], deadline=time_left(give_up))
-            self._transactions |= found
-            asked = True
+        if any(one.txn_start for one in seen) and not self.closely:
+            self.closely = asked = True  # by the next look
         return asked
-
-    def _must_ask(self, session: Session) -> bool:
-        asked = self._asked.get(session.id, [])
-        new = bool(session.txn_start) and self._transaction(session) is None and session.txn_start not in asked
-        return new and len(asked) < _ASKS
-
-    def _transaction(self, session: Session) -> Transaction | None:
-        found = self._transactions.get(session.id)
-        return found if found is not None and session.txn_start.endswith(f"({found.id})") else None
-
-    def told(self, look: Look) -> Look:
-        """Return a look with the transactions that are known."""
-        sessions = {number: replace(one, transaction=self._transaction(one)) for number, one in look.sessions.items()}
-        return replace(look, sessions=MappingProxyType(sessions))
 
     def scene(self) -> Scene:
         """Return what a verdict needs."""

@@ -26,10 +26,9 @@ _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 class Transaction:
     """What INFORMATION_SCHEMA.TIDB_TRX says of a session's transaction: what it would roll back.
 
-    TxnStart ends with its id.
+    A statement in autocommit mode that waits for a lock is ``Committing`` there (8.5.6, measured).
     """
 
-    id: int
     state: str
     keys: int
     size: int  # bytes
@@ -90,18 +89,19 @@ def clock() -> float:
     return time.clock_gettime(_CLOCK)
 
 
-def look(
+def look(  # noqa: PLR0913 (whom, where, and how)
     connection: Connection,
     ids: Collection[int],
     *,
     instance: str | None = None,
     condition: Condition = ANYTHING,
+    closely: bool = False,
     deadline: float = DEADLINE,
 ) -> Look:
     """Look at the sessions with these ids: on the instance of this connection if it is named, else in the cluster.
 
-    `condition` is what they should match, as SQL with its parameters. In a cluster without global kill several
-    sessions can have an id: look on the instance then.
+    `condition` is what they should match, as SQL with its parameters; `closely` brings their transactions too. In a
+    cluster without global kill several sessions can have an id: look on the instance then.
 
     Raises
     ------
@@ -110,13 +110,12 @@ def look(
     matches, parameters = condition
     args = {
         **parameters,
-        "ids": tuple(ids) or (0,),
-        "own": int(connection.id or 0),
+        "ids": (*ids, int(connection.id or 0)),
         "instance_name": instance,
         "info_cut": INFO_CUT,
         "milliseconds": hint(deadline),
     }
-    sql = _statement(connection, matches, whole=instance is None)
+    sql = _statement(connection, matches, whole=instance is None, closely=closely)
     requested = clock()
     result = connection.query(sql, args, deadline=deadline + (GRACE if instance is None else 0), leave=True)
     received = clock()
@@ -131,33 +130,25 @@ def look(
     return seen
 
 
-def _statement(connection: Connection, matches: str, *, whole: bool) -> str:
+def _statement(connection: Connection, matches: str, *, whole: bool, closely: bool) -> str:
     if whole:
         source, name = "INFORMATION_SCHEMA.CLUSTER_PROCESSLIST", "INSTANCE"
     elif matches == "TRUE":  # the usual one, and the fastest
         source, name = "INFORMATION_SCHEMA.PROCESSLIST", "%(instance_name)s"
     else:
         source, name = f"(\n{query('here', condition='TRUE')}\n) AS CLUSTER_PROCESSLIST", "INSTANCE"
-    parts = {
-        "alias": "SESSION_ALIAS" if "SESSION_ALIAS" in connection.columns else "''",
-        "hint": "/*+ MAX_EXECUTION_TIME(%(milliseconds)s) */ " if whole else "",
-        "itself": "%(own)s" if whole else "CONNECTION_ID()",
-    }
-    return query("look", instance=name, sessions=source, matches=f"({matches})", **parts)
-
-
-def transactions(
-    connection: Connection, ids: Collection[int], *, here: bool, deadline: float = DEADLINE
-) -> dict[int, Transaction]:
-    """Return the open transactions of these sessions by their ids, read on their instance (`here`) or in the cluster.
-
-    A statement in autocommit mode that waits for a lock is ``Committing`` there (8.5.6, measured). As `look` for what
-    can go wrong.
-    """
-    table = "TIDB_TRX" if here else "CLUSTER_TIDB_TRX"
-    sql = query("transactions", transactions=table)
-    rows = connection.query(sql, {"ids": tuple(ids)}, deadline=deadline, leave=True).rows
-    return {number: Transaction(start, state, keys or 0, size or 0) for number, start, state, keys, size in rows}
+    alias = "SESSION_ALIAS" if "SESSION_ALIAS" in connection.columns else "''"
+    hint = "/*+ MAX_EXECUTION_TIME(%(milliseconds)s) */ " if whole else ""
+    order = "ORDER BY INSTANCE, ID" if whole else ""  # makes TiDB wait for every instance
+    plain = {"instance": name, "sessions": source, "alias": alias, "matches": f"({matches})"}
+    if not closely:
+        return query("look", hint=hint, order=order, **plain)
+    look = query("look", hint="", order="", **plain)
+    if whole:
+        table, instance = "CLUSTER_TIDB_TRX", " AND trx.INSTANCE = found.INSTANCE"
+    else:
+        table, instance = "TIDB_TRX", ""
+    return query("look_closely", look=look, hint=hint, transactions=table, instance=instance, order=order)
 
 
 def resembling(connection: Connection, number: int, *, deadline: float = DEADLINE) -> list[int]:
@@ -171,11 +162,15 @@ def resembling(connection: Connection, number: int, *, deadline: float = DEADLIN
 def sessions(result: Result, ids: Collection[int]) -> tuple[Session, ...]:
     """Return the rows with these ids as sessions, each once (a restarted instance can be listed twice)."""
     at = [result.columns.index(name) for name in _VALUES if name in result.columns]
-    matches = result.by_name.get("tidb_magic_matches", [1] * len(result.rows))
+    named, nothing = result.by_name, [None] * len(result.rows)
+    states, keys, sizes = (named.get(f"tidb_magic_{name}", nothing) for name in ("trx", "keys", "bytes"))
+    matches = named.get("tidb_magic_matches", [1] * len(result.rows))
     found: dict[tuple[str, int], Session] = {}
-    for row, matching in zip(result.rows, matches, strict=True):
+    for row, matching, *trx in zip(result.rows, matches, states, keys, sizes, strict=True):
         if row[at[1]] in ids:
-            session = Session(*(row[column] for column in at), matches=bool(matching))  # type: ignore[misc]  # no more than these
+            transaction = None if trx[0] is None else Transaction(trx[0], trx[1] or 0, trx[2] or 0)
+            # No more values than these, the last one the alias.
+            session = Session(*(row[column] for column in at), matches=bool(matching), transaction=transaction)  # type: ignore[misc]
             found.setdefault((session.instance, session.id), session)
     return tuple(found.values())
 

@@ -40,7 +40,7 @@ def targets(victims: Victims, link: Link, *, query: bool) -> list[Target]:
         return _rows(victims, link, query=query)
     if isinstance(victims, Mapping):
         raise ConnectionIdError("Give ids or a frame, not a mapping.")
-    if isinstance(victims, (str, bytes)) or not isinstance(victims, Iterable):
+    if isinstance(victims, (str, bytes)) or not isinstance(victims, Iterable) or getattr(victims, "ndim", 1) == 0:
         return [_target(victims, query=query)]
     if isinstance(victims, pd.Series):
         _exact(victims)
@@ -63,11 +63,11 @@ def matching(link: Link, filters: Filters, *, query: bool, deadline: float) -> t
     DeadlineError, ConnectError, ServerError
         As of a list.
     """
+    listed = read(link, filters, limit=ALL, deadline=deadline)
     if not _narrows(link, filters, deadline):
         raise OptionError(
             "A kill by filter needs one that narrows: these match every session. Name a user, a time or a statement."
         )
-    listed = read(link, filters, limit=ALL, deadline=deadline)
     if filters.where is not None and len(listed):
         _check(link, filters.where, listed["INSTANCE"], deadline)
     others = [key for key in zip(listed["INSTANCE"], listed["ID"], strict=True) if key not in listed.own]

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass, replace
 
 from tidb_magic.connection import Own
+from tidb_magic.frames import counted
 from tidb_magic.render import Bytes
 from tidb_magic.routing import Capabilities, Route
 from tidb_magic.sessions import Look, Session
@@ -13,7 +14,9 @@ GONE = 0.4  # seconds between two looks that do not find a session, to call it g
 LOCKS_STAY = "its row locks can stay for about 20 s"  # 8.5.6, measured: until the time to live of the lock is over
 NOT_VISIBLE = "none of your sessions has this id, and without PROCESS other users' sessions are not visible"
 # What stands before the first word of a statement: blanks, semicolons, comments, the brackets of executable ones.
-_LEADING = re.compile(r"(?:[\s;(]|/\*(?!T?!).*?\*/|/\*(?:T!(?:\[[\w,\s]*\])?|!\d*)|--(?=\s)[^\n]*\n|#[^\n]*\n)*", re.DOTALL)
+_LEADING = re.compile(
+    r"(?:[\s;(]|/\*(?!T?!).*?\*/|/\*(?:T!(?:\[[\w,\s]*\])?|!\d*)|--(?=\s)[^\n]*\n|#[^\n]*\n)*", re.DOTALL
+)
 _DDL = re.compile(r"(?:ALTER|CREATE|DROP|TRUNCATE|RENAME|RECOVER|FLASHBACK)\b", re.IGNORECASE)
 _IMPORT = re.compile(r"IMPORT\s+INTO\b", re.IGNORECASE)
 _VERSION = re.compile(r"v?(\d+)\.(\d+)\.(\d+)")
@@ -173,7 +176,7 @@ def rolled_back(session: Session) -> list[str]:
     if session.transaction is None or not session.transaction.keys:
         return []
     size = f" ({Bytes(session.transaction.size)})" if session.transaction.size else ""
-    return [f"rolls back {session.transaction.keys:,} keys{size}", LOCKS_STAY]
+    return [f"rolls back {counted(session.transaction.keys, 'key')}{size}", LOCKS_STAY]
 
 
 def proof(target: Target, look: Look, able: Capabilities) -> Target:

@@ -13,7 +13,7 @@ from tidb_magic.errors import ConnectError, DeadlineError, ServerError, TidbMagi
 from tidb_magic.link import Link
 from tidb_magic.queries import query
 from tidb_magic.routing import Capabilities, Instance, Route, granted, instances, marked, rights, running
-from tidb_magic.sessions import Condition, Look, Transaction, look, transactions
+from tidb_magic.sessions import ANYTHING, Condition, Look, look
 from tidb_magic.targets import Outcome
 
 _OVER_THEM = "RESTRICTED_CONNECTION_ADMIN"  # the right to end sessions of those whom security-enhanced mode protects
@@ -57,8 +57,10 @@ class Way:
         """Note who we are there: a proxy may move us."""
         self.number = self.connection.id
 
-    def look(self, ids: Collection[int], condition: Condition, *, deadline: float) -> Look:
-        """Look at these sessions there.
+    def look(
+        self, ids: Collection[int], condition: Condition = ANYTHING, *, closely: bool = False, deadline: float
+    ) -> Look:
+        """Look at these sessions there, `closely` at their transactions too.
 
         Raises
         ------
@@ -68,7 +70,7 @@ class Way:
         """
         give_up = time.monotonic() + deadline
         name = None if self.forwards else self.name
-        seen = look(self.connection, ids, instance=name, condition=condition, deadline=deadline)
+        seen = look(self.connection, ids, instance=name, condition=condition, closely=closely, deadline=deadline)
         if self.forwards:
             gone = set(ids) - seen.sessions.keys()
             if seen.own is None or (gone and not self._registered(deadline=time_left(give_up))):
@@ -77,10 +79,6 @@ class Way:
             self.connection.close()
             raise ConnectError(f"Our connection to {self.name} is not there any more.")
         return seen
-
-    def transactions(self, ids: Collection[int], *, deadline: float) -> dict[int, Transaction]:
-        """Read the transactions of these sessions. As `look` for what can go wrong."""
-        return transactions(self.connection, ids, here=not self.forwards, deadline=deadline)
 
     def _registered(self, *, deadline: float) -> bool:
         """Tell whether PD knows the instance: only those that are registered are asked for their sessions."""

@@ -1,7 +1,7 @@
 -- Some sessions and our own one. {sessions} is the process list of this instance or of the cluster; {matches} is
--- whether the filters of a kill hold still; {itself} is our id: CONNECTION_ID(), but other instances have other ones.
+-- whether the filters of a kill hold still.
 SELECT {hint}{instance} AS INSTANCE, ID, USER, HOST, COMMAND, TIME, STATE, LEFT(CAST(INFO AS BINARY), %(info_cut)s) AS INFO,
        TxnStart, {alias} AS SESSION_ALIAS, {matches} AS tidb_magic_matches, CONNECTION_ID() AS tidb_magic_own
 FROM {sessions}
-WHERE ID IN %(ids)s OR ID = {itself}
-ORDER BY INSTANCE, ID
+WHERE ID IN %(ids)s
+{order}
