@@ -32,6 +32,7 @@ ORDER = [
     "routing",
     "connection",
     "driver",
+    "deadlines",
     "settings",
     "render",
     "grammar",

@@ -17,6 +17,7 @@ import pymysql.connections
 from pymysql.constants import CR, ER, FIELD_TYPE
 from pymysql.converters import encoders
 
+from tidb_magic.deadlines import WATCHDOG, Watch
 from tidb_magic.errors import AuthenticationError, ConnectError, Interrupted
 from tidb_magic.render import first_line
 from tidb_magic.settings import Secret, Settings
@@ -201,17 +202,17 @@ class Deadline:
         self.seconds = seconds
         self.passed = False
         self._driver = driver
-        self._timer = threading.Timer(seconds, self._shut)
-        self._timer.daemon = True
+        self._watch: Watch | None = None
 
     def __enter__(self) -> Self:
-        self._timer.start()
+        self._watch = WATCHDOG.watch(self.seconds, self._shut)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._timer.cancel()
+        if self._watch is not None:
+            WATCHDOG.forget(self._watch)
 
     def _shut(self) -> None:
         self.passed = True

@@ -70,7 +70,7 @@ def _cell(value: Any) -> object:
 
 def report(targets: Sequence[Target], remarks: Sequence[str] = ()) -> KillReport:
     """Return the targets as a KillReport."""
-    frame = KillReport(_frame([_row(target) for target in targets], COLUMNS))
+    frame = KillReport(_columns([_row(target) for target in targets], COLUMNS))
     frame.remarks = tuple(remarks)
     return frame
 
@@ -78,7 +78,7 @@ def report(targets: Sequence[Target], remarks: Sequence[str] = ()) -> KillReport
 def history() -> History:
     """Return what this process planned and killed, in any cluster."""
     columns = ["TIME", "CLUSTER", "ASKED", "WHY", *COLUMNS]
-    frame = History(_frame([(*entry[:4], *_row(entry[4])) for entry in ENTRIES], columns))
+    frame = History(_columns([(*entry[:4], *_row(entry[4])) for entry in ENTRIES], columns))
     frame["TIME"] = pd.to_datetime(frame["TIME"], utc=True).dt.tz_convert(datetime.now().astimezone().tzinfo)
     return frame
 
@@ -100,9 +100,9 @@ def _row(target: Target) -> tuple[object, ...]:
     )
 
 
-def _frame(rows: Sequence[tuple[object, ...]], columns: Sequence[str]) -> pd.DataFrame:
+def _columns(rows: Sequence[tuple[object, ...]], columns: Sequence[str]) -> dict[str, Any]:
     values = zip(*rows, strict=True) if rows else [() for _ in columns]
     made: dict[str, Any] = {}
     for name, column in zip(columns, values, strict=True):
         made[name] = pd.array(list(column), dtype=_DTYPES[name]) if name in _DTYPES else list(column)
-    return pd.DataFrame(made)
+    return made

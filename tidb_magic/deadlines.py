@@ -1,0 +1,75 @@
+"""Something to do when a time is over, without a thread for each: starting one costs more than a statement's answer."""
+
+import heapq
+import itertools
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+_IDLE = 0.25  # seconds after which the thread ends if nothing waits
+
+
+@dataclass(order=True)
+class Watch:
+    """An act at a moment of the monotonic clock."""
+
+    moment: float
+    number: int
+    act: Callable[[], None] = field(compare=False)
+    over: bool = field(default=False, compare=False)
+
+
+class Watchdog:
+    """Acts when the time of a watch is over, in one thread that is there while somebody waits. An act must not wait."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._watches: list[Watch] = []
+        self._numbers = itertools.count()
+        self._awake_at: float | None = None  # None while there is no thread
+
+    def watch(self, seconds: float, act: Callable[[], None]) -> Watch:
+        """Act after that time, unless it is forgotten before."""
+        watch = Watch(time.monotonic() + seconds, next(self._numbers), act)
+        with self._changed:
+            heapq.heappush(self._watches, watch)
+            if self._awake_at is None:
+                self._awake_at = watch.moment
+                threading.Thread(target=self._run, name="tidb_magic-deadlines", daemon=True).start()
+            elif watch.moment < self._awake_at:
+                self._changed.notify()
+        return watch
+
+    def forget(self, watch: Watch) -> None:
+        """Do not act any more. After that the act is not under way either."""
+        with self._changed:
+            watch.over = True
+
+    def _run(self) -> None:
+        with self._changed:
+            while True:
+                now = time.monotonic()
+                while self._watches and (self._watches[0].over or self._watches[0].moment <= now):
+                    watch = heapq.heappop(self._watches)
+                    if not watch.over:
+                        watch.act()
+                if all(watch.over for watch in self._watches):
+                    self._watches.clear()
+                if not self._watches and self._idle():
+                    self._awake_at = None
+                    return
+                if self._watches:
+                    self._sleep(self._watches[0].moment)
+
+    def _idle(self) -> bool:
+        """Wait a moment for the next watch; tell whether none came."""
+        self._sleep(time.monotonic() + _IDLE)
+        return not self._watches
+
+    def _sleep(self, until: float) -> None:
+        self._awake_at = min(until, time.monotonic() + _IDLE)
+        self._changed.wait(self._awake_at - time.monotonic())
+
+
+WATCHDOG = Watchdog()
