@@ -151,7 +151,8 @@ def to_proof(requested: float | None, look: Look) -> float:
     >>> round(to_proof(0.0, Look(requested=6.1, received=6.1)), 3)
     0.89
     """
-    age, took = look.received - (requested or look.requested), look.received - look.requested
+    age = look.received - (look.requested if requested is None else requested)
+    took = look.received - look.requested
     return max(math.ceil(age) - age - 3 * took - _EARLY, _SHORT)
 
 
