@@ -12,6 +12,7 @@ from benchmarks.ratio import Ratio
 from tidb_magic.playground import Playground
 
 SESSIONS = 2000
+SHORT = 2.0  # the same for a work of a few milliseconds; its statements are counted in test_kill
 SLACK = 1.2  # what a shared machine may add to a ratio; `python -m benchmarks` prints them as they are
 
 
@@ -21,13 +22,13 @@ def crowded(playground: Playground) -> Iterator[Playground]:
         yield playground
 
 
-def measured(work: Callable[[], list[Ratio]]) -> list[Ratio]:
+def measured(work: Callable[[], list[Ratio]], slack: float = SLACK) -> list[Ratio]:
     """Measure again if something is too slow, three times at most; it must not be by more than the slack."""
     for _ in range(3):
         ratios = work()
         if all(ratio.most is None or ratio.value <= ratio.most for ratio in ratios):
             break
-    assert not [ratio.line for ratio in ratios if ratio.most is not None and ratio.value > ratio.most * SLACK]
+    assert not [ratio.line for ratio in ratios if ratio.most is not None and ratio.value > ratio.most * slack]
     return ratios
 
 
@@ -43,7 +44,7 @@ def test_the_list_of_2000_sessions_beside_pymysql_pandas_and_jupysql(
 def test_the_kill_of_a_typed_id_beside_look_kill_look_on_the_same_route(
     session_shell: InteractiveShell, crowded: Playground
 ) -> None:
-    ratios = measured(lambda: killing.single(session_shell, crowded, rounds=15))
+    ratios = measured(lambda: killing.single(session_shell, crowded, rounds=15), SHORT)
     assert [ratio.most for ratio in ratios] == [1.5, 1.5]
 
 

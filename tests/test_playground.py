@@ -199,7 +199,7 @@ def test_a_port_that_is_taken_is_named() -> None:
 
 
 def test_a_server_that_dies_at_start_shows_its_last_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tidb_magic.playground.records.Options.toml", lambda _: "no-such-setting = 1\n[")
+    monkeypatch.setattr("tidb_magic.playground.records.Options.toml", lambda *_: "no-such-setting = 1\n[")
     playground = Playground(instances=1)
     with pytest.raises(PlaygroundError, match=r"(?s)tidb-0 died at start. Its last lines:\n.*toml"):
         playground.start()
