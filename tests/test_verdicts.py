@@ -136,7 +136,7 @@ def test_a_filter_that_is_unknown_for_a_session_does_not_match_it(
 @pytest.mark.parametrize("name", ["idle", "holds", "busy"])
 def test_a_session_that_is_as_it_was_seen_may_be_ended(listed: dict[str, Session], name: str) -> None:
     one = listed[name]
-    for seen in (None, Seen.whom(one), whole(replace(one, time=0), NOW - 0.5)):
+    for seen in (None, Seen(one.instance, one.user, one.host), whole(replace(one, time=0), NOW - 0.5)):
         target = judged(one, seen=seen)
         assert (target.outcome, target.session) == (Outcome.PLANNED, one)
         assert target.reason == "by a connection to its instance; ends the session"
@@ -230,7 +230,7 @@ def test_nothing_changed_means_that_session_statement_and_transaction_agree(befo
 
 @given(STATES, STATES, st.sets(st.sampled_from(["instance", "user", "host"])))
 def test_what_was_not_seen_is_not_compared(before: Session, now: Session, unseen: set[str]) -> None:
-    seen = replace(Seen.whom(before), **dict.fromkeys(unseen))
+    seen = replace(Seen(before.instance, before.user, before.host), **dict.fromkeys(unseen))
     names = {"instance", "user", "host"} - unseen
     assert (changed(seen, now) is None) == all(getattr(before, name) == getattr(now, name) for name in names)
     text_unseen = replace(whole(before), info=None, instance=None, user=None, host=None)

@@ -224,6 +224,11 @@ def time_left(give_up: float) -> float:
     return max(give_up - time.monotonic(), LEAST)
 
 
+def hint(deadline: float) -> int:
+    """Return a deadline as the hint takes it. 0 would be none."""
+    return max(1, round(deadline * 1000))
+
+
 class _UnsafeError(pymysql.OperationalError):
     """The server asked for the password in a way that would let it read it."""
 

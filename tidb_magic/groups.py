@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
 from tidb_magic.audit import Audit
-from tidb_magic.driver import time_left
+from tidb_magic.driver import hint, time_left
 from tidb_magic.errors import (
     AuditError,
     BusyError,
@@ -25,7 +25,7 @@ from tidb_magic.link import Link
 from tidb_magic.queries import query
 from tidb_magic.render import first_line
 from tidb_magic.scenes import Known
-from tidb_magic.sessions import DEADLINE, Condition, Look, Session, clock, hint
+from tidb_magic.sessions import DEADLINE, Condition, Look, Session, clock
 from tidb_magic.targets import Outcome, Target, to_proof
 from tidb_magic.verdicts import Scene, is_ddl, judge, proof, unproven
 from tidb_magic.ways import NoWayError, Place, Way, find_way

@@ -12,7 +12,7 @@ import pandas as pd
 
 from tidb_magic import routing
 from tidb_magic.connection import Connection, Own
-from tidb_magic.driver import Result, time_left
+from tidb_magic.driver import Result, hint, time_left
 from tidb_magic.errors import OptionError, ServerError, TidbMagicError
 from tidb_magic.filters import Filters
 from tidb_magic.frames import Origin, ReadFrame
@@ -21,7 +21,7 @@ from tidb_magic.link import Link
 from tidb_magic.processlist import INFO_CUT, LENGTH, OURS, ProcessList, to_columns, to_frame
 from tidb_magic.queries import query
 from tidb_magic.routing import Instance, Roll
-from tidb_magic.sessions import DEADLINE, GRACE, clock, find_itself, hint
+from tidb_magic.sessions import DEADLINE, GRACE, clock, find_itself
 from tidb_magic.settings import host_port
 from tidb_magic.views import InstanceList, SessionCounts
 

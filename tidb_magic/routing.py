@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from tidb_magic.connection import Connection
-from tidb_magic.driver import Result
+from tidb_magic.driver import Result, hint
 from tidb_magic.errors import ConnectError, ServerError
 from tidb_magic.queries import query
 from tidb_magic.settings import Settings, host_port
@@ -141,7 +141,7 @@ def marked(connection: Connection, column: str, mark: str, *, deadline: float = 
     ConnectError
         Not every instance answered.
     """
-    args = {"mark": mark, "milliseconds": max(1, round(deadline * 1000))}
+    args = {"mark": mark, "milliseconds": hint(deadline)}
     answer = connection.query(query("marked", column=column), args, deadline=deadline, leave=True)
     if answer.warnings:
         raise ConnectError("Not every instance answered.")

@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from tidb_magic.connection import Connection
 from tidb_magic.connection_id import ConnectionId
-from tidb_magic.driver import Result
+from tidb_magic.driver import Result, hint
 from tidb_magic.processlist import INFO_CUT
 from tidb_magic.queries import query
 
@@ -70,13 +70,12 @@ def runs(command: str | None, info: str | None, user: str | None) -> bool:
 class Look:
     """What one reading saw, on one instance or in the cluster.
 
-    `here` is the INSTANCE, `user` the USER and `own` the id of the connection that looked, by its own row; None if it
-    did not see itself. `missing` are instances that did not answer; it is empty if every registered one did.
+    `user` is the USER and `own` the id of the connection that looked, by its own row; None if it did not see itself.
+    `missing` are instances that did not answer; it is empty if every registered one did.
     `requested` and `received` are moments of `clock`.
     """
 
     sessions: Mapping[int, Session] = field(default_factory=lambda: MappingProxyType({}))
-    here: str | None = None
     user: str | None = None
     own: ConnectionId | None = None
     missing: tuple[str, ...] = ()
@@ -126,7 +125,7 @@ def look(  # noqa: PLR0913 (whom, where, and how)
     if own and own[0] != connection.id:
         connection.moved(ConnectionId(own[0]))
     if itself := _itself(connection, result) if instance else find_itself(connection, result):
-        return replace(seen, here=itself.instance, user=itself.user, own=ConnectionId(itself.id))
+        return replace(seen, user=itself.user, own=ConnectionId(itself.id))
     return seen
 
 
@@ -198,8 +197,3 @@ def _itself(connection: Connection, result: Result) -> Session | None:
         if session.info is not None and connection.token in session.info:
             return session
     return None
-
-
-def hint(deadline: float) -> int:
-    """Return a deadline as the hint takes it. 0 would be none."""
-    return max(1, round(deadline * 1000))

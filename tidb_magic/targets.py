@@ -45,11 +45,6 @@ class Seen:
     txn_start: str | None = None
     requested: float | None = None
 
-    @classmethod
-    def whom(cls, session: Session) -> Self:
-        """Return who it is, without what it does."""
-        return cls(session.instance, session.user, session.host)
-
 
 @dataclass(frozen=True)
 class Target:

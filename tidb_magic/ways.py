@@ -12,7 +12,7 @@ from tidb_magic.driver import time_left
 from tidb_magic.errors import ConnectError, DeadlineError, ServerError, TidbMagicError
 from tidb_magic.link import Link
 from tidb_magic.queries import query
-from tidb_magic.routing import Capabilities, Instance, Route, granted, instances, marked, rights, running
+from tidb_magic.routing import Instance, Route, granted, instances, marked, rights, running
 from tidb_magic.sessions import ANYTHING, Condition, Look, look
 from tidb_magic.targets import Outcome
 
@@ -105,11 +105,9 @@ class Way:
         instance = _registered(self.link, self.place)
         return (instance.version if instance else None) or self.connection.version
 
-    def rights(self, *, deadline: float) -> Capabilities:
+    def rights(self, *, deadline: float) -> None:
         """Ask what this user may do now, and note it."""
-        able = replace(self.link.capabilities, **rights(self.connection, deadline=deadline))
-        self.link.capabilities = able
-        return able
+        self.link.capabilities = replace(self.link.capabilities, **rights(self.connection, deadline=deadline))
 
     def protected(self, users: Collection[str], *, deadline: float) -> frozenset[str]:
         """Return those of these users that security-enhanced mode may protect from us.
@@ -186,14 +184,15 @@ def _forward(link: Link, place: Place, within: float, error: TidbMagicError) -> 
         state = "off" if able.global_kill is False else "unknown"
         reason = f"global kill is {state}, so only a connection that is proved to be on {place} may send it"
         raise NoWayError(Outcome.REFUSED, f"{reason}: a KILL could hit another. {error}") from error
-    name = place.name or next((link.name(one) for one in [_registered(link, place)] if one), None)
+    instance = _registered(link, place)
+    name = place.name or (link.name(instance) if instance else str(place))
     if link.trouble and name in link.silent:
         raise NoWayError(Outcome.UNREACHABLE, f"{name} does not answer. {error}") from error
     try:
         main = link.connection(within=within)
     except TidbMagicError as lost:
         raise NoWayError(Outcome.UNREACHABLE, str(lost)) from lost
-    return Way(link, place, main, Route.FORWARD, name or str(place))
+    return Way(link, place, main, Route.FORWARD, name)
 
 
 def _prove(link: Link, connection: Connection, place: Place, within: float) -> None:
