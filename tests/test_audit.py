@@ -487,6 +487,7 @@ def test_every_plan_and_outcome_of_this_process_is_in_the_history_in_order_with_
     assert added["TIME"].is_monotonic_increasing
     assert (added["TIME"] >= began).all()
     assert (added["TIME"] <= datetime.now().astimezone()).all()
+    assert str(history["TIME"].dtype).startswith("datetime64[us, ")
     assert (str(history["ID"].dtype), str(history["SECONDS"].dtype)) == ("Int64", "Float64")
     assert repr(history).endswith(f"\n{len(history):,} rows.")
 

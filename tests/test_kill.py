@@ -14,6 +14,7 @@ from tests.clients import LONG_SELECT, Client, eventually, statements
 from tidb_magic import Cluster
 from tidb_magic.errors import ConnectionIdError, OptionError
 from tidb_magic.playground import Playground
+from tidb_magic.processlist import TEXT
 from tidb_magic.reports import COLUMNS
 from tidb_magic.ways import Way
 
@@ -21,6 +22,8 @@ INTERRUPTED, LOST = 1317, 2013
 
 
 def only(report: Any) -> Any:
+    dtypes = dict.fromkeys(COLUMNS, TEXT) | {"ID": pd.Int64Dtype(), "SECONDS": pd.Float64Dtype()}
+    assert report.dtypes.to_dict() == dtypes
     assert list(report.columns) == COLUMNS
     assert len(report) == 1
     return report.iloc[0]

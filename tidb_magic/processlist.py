@@ -13,7 +13,7 @@ from tidb_magic.frames import HOW_IT_WAS_READ, ReadFrame, Table, counted
 from tidb_magic.render import Bytes
 
 INFO_CUT = 16_384  # bytes of a statement that are fetched unless all of it is asked for
-_TEXT: Any = pd.Series(["text"]).dtype  # str, or object before pandas 3; also where every value is missing
+TEXT: Any = pd.Series(["text"]).dtype  # str, or object before pandas 3; also where every value is missing
 OURS = "tidb_magic_"  # how the names of columns begin that are not the server's
 LENGTH = f"{OURS}length"  # the column that says how long a statement is that was cut
 _SHOWN = ["ID", "INSTANCE", "USER", "HOST", "DB", "COMMAND", "TIME", "STATE", "MEM", "INFO"]
@@ -143,7 +143,7 @@ def to_columns(result: Result, names: Sequence[str]) -> dict[str, Any]:
         elif float in set(map(type, column)):
             columns[name] = pd.array(column, dtype="Float64")
         else:
-            columns[name] = pd.array(column, dtype=_TEXT)
+            columns[name] = pd.array(column, dtype=TEXT)
     return columns
 
 

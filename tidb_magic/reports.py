@@ -10,6 +10,7 @@ import pandas as pd
 
 from tidb_magic.audit import ENTRIES
 from tidb_magic.frames import ShownFrame, Table, counted
+from tidb_magic.processlist import TEXT
 from tidb_magic.targets import Target
 
 COLUMNS = ["ID", "INSTANCE", "USER", "HOST", "ACTION", "OUTCOME", "REASON", "SECONDS", "STATEMENT", "WARNING", "INFO"]
@@ -21,7 +22,7 @@ class KillReport(ShownFrame):
     """One row for each session that a kill was asked for.
 
     ID ``Int64``, missing for an id from 2^63 on, which belongs to nobody;
-    INSTANCE, USER, HOST and INFO as last seen; ACTION ``QUERY`` or ``CONNECTION``; OUTCOME one of
+    INSTANCE, USER, HOST and INFO as last seen, text as all others; ACTION ``QUERY`` or ``CONNECTION``; OUTCOME one of
     `Outcome`; REASON in words; SECONDS ``Float64`` from KILL to proof; STATEMENT as sent, or as it would be;
     WARNING the server's own words.
 
@@ -46,7 +47,7 @@ class KillReport(ShownFrame):
 class History(ShownFrame):
     """What this process planned and killed, oldest first.
 
-    The columns of KillReport, and before them TIME ``datetime64[ns]`` in this machine's time zone; CLUSTER as
+    The columns of KillReport, and before them TIME ``datetime64[us]`` in this machine's time zone; CLUSTER as
     ``user@host:port``; ASKED ``kill`` or ``plan``; WHY the reason that was given.
     """
 
@@ -77,10 +78,10 @@ def report(targets: Sequence[Target], remarks: Sequence[str] = ()) -> KillReport
 
 def history() -> History:
     """Return what this process planned and killed, in any cluster."""
-    columns = ["TIME", "CLUSTER", "ASKED", "WHY", *COLUMNS]
-    frame = History(_columns([(*entry[:4], *_row(entry[4])) for entry in ENTRIES], columns))
-    frame["TIME"] = pd.to_datetime(frame["TIME"], utc=True).dt.tz_convert(datetime.now().astimezone().tzinfo)
-    return frame
+    moments = pd.to_datetime([moment for moment, *_ in ENTRIES], utc=True)
+    rows = [(*said, *_row(target)) for _, *said, target in ENTRIES]
+    times = {"TIME": moments.as_unit("us").tz_convert(datetime.now().astimezone().tzinfo)}
+    return History(times | _columns(rows, ["CLUSTER", "ASKED", "WHY", *COLUMNS]))
 
 
 def _row(target: Target) -> tuple[object, ...]:
@@ -104,5 +105,10 @@ def _columns(rows: Sequence[tuple[object, ...]], columns: Sequence[str]) -> dict
     values = zip(*rows, strict=True) if rows else [() for _ in columns]
     made: dict[str, Any] = {}
     for name, column in zip(columns, values, strict=True):
-        made[name] = pd.array(list(column), dtype=_DTYPES[name]) if name in _DTYPES else list(column)
+        if name in _DTYPES:
+            made[name] = pd.array(list(column), dtype=_DTYPES[name])
+        elif all(value is None for value in column):  # nothing says that it is text
+            made[name] = pd.array(list(column), dtype=TEXT)
+        else:
+            made[name] = list(column)
     return made
