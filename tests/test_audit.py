@@ -5,6 +5,7 @@ import json
 import os
 import stat
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import datetime, timedelta
@@ -26,7 +27,7 @@ from tests.test_kill_trouble import (
     press_ctrl_c,
     press_ctrl_c_after_send,
 )
-from tidb_magic import Cluster, History
+from tidb_magic import Cluster, History, audit, reports
 from tidb_magic.audit import Audit
 from tidb_magic.errors import AuditError, Interrupted
 from tidb_magic.playground import Playground
@@ -490,6 +491,16 @@ def test_every_plan_and_outcome_of_this_process_is_in_the_history_in_order_with_
     assert str(history["TIME"].dtype).startswith("datetime64[us, ")
     assert (str(history["ID"].dtype), str(history["SECONDS"].dtype)) == ("Int64", "Float64")
     assert repr(history).endswith(f"\n{len(history):,} rows.")
+
+
+def test_a_large_plan_does_not_push_kills_out_of_the_history(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit, "PLANS", deque(audit.PLANS, maxlen=3))
+    monkeypatch.setattr(reports, "PLANS", audit.PLANS)
+    cluster.kill([NOBODY], reason="is kept")
+    cluster.plan([NOBODY + 2 * number for number in range(5)], reason="a large one")
+    kept = cluster.history()
+    assert (kept["WHY"] == "is kept").sum() == 1
+    assert (kept["WHY"] == "a large one").sum() == 3
 
 
 def test_the_history_is_there_without_a_connection(

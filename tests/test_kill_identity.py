@@ -374,7 +374,61 @@ def test_a_condition_that_is_none_by_itself_kills_nobody(
 def test_a_filter_that_matches_nobody_says_so(cluster: Cluster) -> None:
     report = cluster.kill(user="nobody-of-that-name")
     assert len(report) == 0
-    assert "No session matches." in repr(report)
+    assert "No session matches (" in repr(report)
+
+
+def test_a_filter_with_an_instance_that_is_not_there_names_those_that_are(
+    playground: Playground, cluster: Cluster
+) -> None:
+    (remark,) = cluster.plan(instance="nowhere:1", idle=True).remarks
+    assert remark.startswith("There is no instance nowhere:1 in the list; there are: ")
+    assert all(playground.status_address(at) in remark for at in range(3))
+
+
+def test_rows_of_an_instance_that_this_cluster_has_not_are_refused_not_called_gone(
+    cluster: Cluster, every_statement: list[str]
+) -> None:
+    """Such are rows of another cluster, in a frame that does not tell any more where it comes from."""
+    frame = pd.DataFrame({"ID": [12345678, 2**40 + 1], "INSTANCE": "10.9.9.9:10080"})
+    report = cluster.kill(frame)
+    assert list(report["OUTCOME"]) == ["refused"] * 2
+    assert set(report["REASON"]) == {
+        "no instance 10.9.9.9:10080 is registered in this cluster: it has ended, or the row is of another cluster"
+    }
+    assert kills(every_statement) == []
+
+
+def test_what_thousands_of_doubtful_ids_may_be_is_asked_for_within_the_deadline_only(
+    cluster: Cluster, every_statement: list[str]
+) -> None:
+    began = time.monotonic()
+    report = cluster.plan([2 * number + 2**40 for number in range(3000)], deadline=1)
+    assert set(report["OUTCOME"]) == {"already gone"}
+    assert sum("BETWEEN" in sql for sql in every_statement) < 3000
+    assert time.monotonic() - began < 5
+
+
+def test_a_column_that_is_not_id_and_a_row_by_itself_are_no_ids(cluster: Cluster) -> None:
+    listed = cluster.processlist(idle=True)
+    with pytest.raises(OptionError, match="This is the column TIME, not ID"):
+        cluster.plan(listed["TIME"])
+    with pytest.raises(OptionError, match=r"df\.iloc\[\[0\]\]"):
+        cluster.plan(listed.iloc[0])
+
+
+def test_an_option_that_there_is_not_is_named(cluster: Cluster) -> None:
+    with pytest.raises(TypeError, match=r"There is no option dry_run\. cluster\.plan\(\.\.\.\) sends nothing"):
+        cluster.kill([5], dry_run=True)
+    with pytest.raises(TypeError, match="There is no option usr"):
+        cluster.plan(usr="batch")
+    with pytest.raises(OptionError, match="idle is True or False"):
+        cluster.plan(user="app", idle="no")
+
+
+def test_the_report_names_the_cluster(cluster: Cluster) -> None:
+    report = cluster.plan([12345678])
+    assert report.cluster == cluster.address
+    assert f"1 already gone ({cluster.address})." in repr(report)
 
 
 @pytest.mark.parametrize("victims", [{}, {"victims": [5], "user": "app"}, {"victims": [], "user": "app"}])

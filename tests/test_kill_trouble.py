@@ -133,6 +133,7 @@ def test_a_session_on_a_frozen_instance_is_unreachable_and_nothing_happens_when_
         fragile.freeze(2)
         spent, report = timed(lambda: cluster.kill([client.id], query=query))
         assert only(report)["OUTCOME"] == "unreachable"
+        assert only(report)["INSTANCE"] == fragile.status_address(2)
         assert spent < DEADLINE + 1
         spent, report = timed(lambda: cluster.kill(listed, query=query))
         assert only(report)["OUTCOME"] == "unreachable"
@@ -151,6 +152,8 @@ def test_a_session_on_a_frozen_instance_is_unreachable_by_forwarding_too(
         fragile.freeze(2)
         spent, report = timed(lambda: forwarding.kill([client.id]))
         assert only(report)["OUTCOME"] == "unreachable"
+        assert only(report)["INSTANCE"] == fragile.status_address(2)
+        assert f"{fragile.status_address(2)} did not say" in only(report)["REASON"]
         assert spent < DEADLINE + 1
         assert kills(every_statement) == []
         fragile.resume(2)

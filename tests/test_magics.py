@@ -57,9 +57,10 @@ def test_a_kill_is_typed_as_in_sql(connected: InteractiveShell, line: str, state
     assert list(report["STATEMENT"]) == [statement.format(12345678)]
 
 
-def test_a_semicolon_silences_the_output(connected: InteractiveShell) -> None:
-    assert connected.run_line_magic("tidb_kill", "KILL QUERY 12345678;") is None
+def test_a_semicolon_silences_a_list_and_never_what_became_of_a_kill(connected: InteractiveShell) -> None:
     assert connected.run_line_magic("tidb_ps", "--idle;") is None
+    report = connected.run_line_magic("tidb_kill", "KILL QUERY 12345678;")
+    assert list(report["OUTCOME"]) == ["already gone"]
 
 
 def test_several_ids_get_a_row_each_in_their_order(connected: InteractiveShell) -> None:
@@ -124,7 +125,8 @@ def test_errors_are_one_line_in_a_notebook(shell: InteractiveShell, capsys: pyte
 
 
 def test_a_failed_connect_keeps_the_connection(connected: InteractiveShell) -> None:
-    with pytest.raises(SettingsError):
+    address = connected.run_line_magic("tidb_connect", "").address
+    with pytest.raises(SettingsError, match=f"Still connected to {address}"):
         connected.run_line_magic("tidb_connect", "postgres://db")
     assert connected.run_line_magic("tidb_ps", "").complete
 
@@ -133,6 +135,17 @@ def test_dollars_and_braces_in_a_url_stay_as_typed(shell: InteractiveShell) -> N
     shell.user_ns["x"] = "other"
     with pytest.raises(SettingsError, match="does not begin with mysql"):
         shell.run_line_magic("tidb_connect", "{x}://$x@db")
+
+
+@pytest.mark.parametrize("typed", ["$x", "{x}", "{x['a']}"])
+def test_what_looks_like_a_variable_where_none_is_expanded_is_said(connected: InteractiveShell, typed: str) -> None:
+    connected.user_ns["x"] = "root"
+    with pytest.raises(UsageError, match="Variables are not expanded here"):
+        connected.run_line_magic("tidb_connect", typed.replace("'", ""))
+    said = f"--user {typed} is taken as typed: variables are not expanded here."
+    quoted = '"' + typed + '"'
+    assert said in connected.run_line_magic("tidb_ps", f"--user {quoted}").remarks
+    assert said in connected.run_line_magic("tidb_kill", f"--user {quoted}").remarks
 
 
 @pytest.mark.parametrize("magic", MAGICS)

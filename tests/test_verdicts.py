@@ -169,6 +169,19 @@ def test_what_ending_a_session_rolls_back_is_said_before_and_after(
     assert "rolls back" not in judged(nothing).reason
 
 
+def test_what_ended_while_it_committed_is_not_called_rolled_back(
+    listed: dict[str, Session], transaction: Transaction
+) -> None:
+    """A commit under way, with the store slow, goes on without its session."""
+    committing = replace(listed["holds"], transaction=replace(transaction, keys=1, state="Committing"))
+    sent = replace(judged(committing, scene=replace(SCENE, force=True)), outcome=None, reason="", sent=NOW)
+    ended = proof(sent, a_look(at=NOW + 1), ABLE)
+    assert (ended.outcome, ended.reason) == (
+        Outcome.KILLED,
+        f"its transaction was committing: whether that succeeds is not known; {LOCKS_STAY}",
+    )
+
+
 @pytest.mark.parametrize("name", ["idle", "holds", "busy", "asked"])
 def test_each_difference_to_what_was_seen_is_named_and_nothing_is_sent(listed: dict[str, Session], name: str) -> None:
     one = listed[name]

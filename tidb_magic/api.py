@@ -5,16 +5,22 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from types import TracebackType
 from typing import Any, Self
 
+import pandas as pd
+
+from tidb_magic.aftermath import WATCHED, follow, waiters
 from tidb_magic.audit import Audit
 from tidb_magic.errors import AuthenticationError, Interrupted, OptionError
 from tidb_magic.filters import Filters
+from tidb_magic.frames import counted
 from tidb_magic.groups import MAX_VICTIMS, TIMEOUT, How
 from tidb_magic.kill import kill
 from tidb_magic.link import Link
+from tidb_magic.lockforest import LockForest
+from tidb_magic.locks import locks
 from tidb_magic.processlist import ProcessList
 from tidb_magic.reading import LIMIT, count_by, list_instances, read
 from tidb_magic.reports import History, KillReport, history
@@ -117,9 +123,19 @@ class Cluster:
         with _interruptible():
             return list_instances(self._link, deadline=deadline)
 
+    def locks(self, *, deadline: float = DEADLINE) -> LockForest:
+        """Read who waits for whom: for row locks, and DDL for transactions. As `processlist` for what can be raised.
+
+        Every store is asked. Needs PROCESS; without it your own sessions that wait are listed. Which DDL waits needs
+        SELECT on mysql.tidb_mdl_info and mysql.tidb_ddl_job, else all that runs is taken to.
+        """
+        deadline = seconds(deadline, "deadline")
+        with _interruptible():
+            return locks(self._link, deadline=deadline)
+
     def kill(  # noqa: PLR0913 (whom, and how)
         self,
-        victims: Victims | None = None,
+        victims: Victims | LockForest | None = None,
         *,
         query: bool = False,
         timeout: float = TIMEOUT,
@@ -131,15 +147,15 @@ class Cluster:
     ) -> KillReport:
         """End sessions, or only their running statements, and report what was seen to happen.
 
-        Of rows of a list everything that was seen must hold still: INSTANCE, ID, USER, HOST, the statement, the
-        transaction; else the outcome is ``changed`` and nothing is sent. With filters a session must match them when
-        its KILL is sent.
+        Of rows of a list this must hold still: INSTANCE, ID, USER, HOST, the statement, the transaction; else the
+        outcome is ``changed`` and nothing is sent. With filters a session must match them when its KILL is sent.
 
         Parameters
         ----------
         victims
             One connection id or several, as whole numbers, on any instance (floats are refused: they have lost
-            digits); or what `parse_kill` gave; or a frame: rows of `processlist`.
+            digits); or what `parse_kill` gave; or a frame: rows of `processlist`; or what `locks` gave: its root
+            blockers. After these, or rows of its frame, were killed, who waited for them is watched for 30 s at most.
         query
             End the running statement only; the session lives on.
         timeout
@@ -174,7 +190,7 @@ class Cluster:
 
     def plan(
         self,
-        victims: Victims | None = None,
+        victims: Victims | LockForest | None = None,
         *,
         query: bool = False,
         deadline: float = DEADLINE,
@@ -187,17 +203,41 @@ class Cluster:
         return self._kill(victims, how, query=query, reason=reason, filters=filters)
 
     def _kill(
-        self, victims: Victims | None, how: How, *, query: bool, reason: str, filters: Mapping[str, Any]
+        self, victims: Victims | LockForest | None, how: How, *, query: bool, reason: str, filters: Mapping[str, Any]
     ) -> KillReport:
+        if unknown := filters.keys() - {field.name for field in fields(Filters)}:
+            instead = " cluster.plan(...) sends nothing." if "dry_run" in unknown else ""
+            raise TypeError(f"There is no option {', '.join(sorted(unknown))}.{instead}")
         if (victims is None) == (not filters):
             raise OptionError("Give whom to kill: ids, or a frame, or filters, and only one of them.")
         with _interruptible():
+            if isinstance(victims, LockForest):
+                return self._kill_blockers(victims.roots, victims, how, query=query, reason=reason)
+            if isinstance(victims, pd.DataFrame) and "FREES" in victims.columns:
+                before = locks(self._link, deadline=how.deadline)
+                return self._kill_blockers(victims, before, how, query=query, reason=reason)
             if victims is not None:
                 return kill(self._link, targets(victims, self._link, query=query), how, self._audit(reason))
             chosen = Filters(**filters)
             found, remarks = matching(self._link, chosen, query=query, deadline=how.deadline)
             condition = (chosen.selecting, chosen.parameters)
             return kill(self._link, found, how, self._audit(reason), condition=condition, remarks=remarks)
+
+    @property
+    def address(self) -> str:
+        """Where it is connected, as ``user@host:port``."""
+        return self._link.settings.address
+
+    def _kill_blockers(
+        self, victims: pd.DataFrame, before: LockForest, how: How, *, query: bool, reason: str
+    ) -> KillReport:
+        """Kill those for whom others wait, and see these go on."""
+        wanted = targets(victims, self._link, query=query)
+        waiting = waiters(before, ((one.instance or "", int(one.id)) for one in wanted))
+        behind = f"{counted(waiting, 'session')} {'waits' if waiting == 1 else 'wait'} for them"
+        remarks = [f"{behind}: tidb_magic watches for {WATCHED:g} s when they go on."] if how.plan and waiting else []
+        report = kill(self._link, wanted, how, self._audit(reason), remarks=remarks)
+        return report if how.plan else follow(self._link, report, before, deadline=how.deadline)
 
     def history(self) -> History:
         """Return what this process planned and killed, in any cluster."""

@@ -12,8 +12,9 @@ from pathlib import Path
 from tidb_magic.errors import AuditError
 from tidb_magic.targets import Target
 
-_KEPT = 10_000  # entries
-ENTRIES: deque[tuple[datetime, str, str, str, Target]] = deque(maxlen=_KEPT)
+KEPT = 10_000  # entries of each kind: a large plan must not push kills out
+PLANS: deque[tuple[datetime, str, str, str, Target]] = deque(maxlen=KEPT)
+KILLS: deque[tuple[datetime, str, str, str, Target]] = deque(maxlen=KEPT)
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ class Audit:
         """Keep what became of the targets, and append it to the file. As `check` for what can go wrong."""
         now, known = datetime.now().astimezone(), list(targets)
         asked = "plan" if plan else "kill"
-        ENTRIES.extend((now, self.cluster, asked, self.reason, target) for target in known)
+        kept = PLANS if plan else KILLS
+        kept.extend((now, self.cluster, asked, self.reason, target) for target in known)
         self._append(self._line("plan" if plan else "outcome", target) for target in known)
 
     def _append(self, lines: Iterable[Mapping[str, object]]) -> None:

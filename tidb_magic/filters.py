@@ -50,6 +50,8 @@ class Filters:
                 raise OptionError(f"{field.name} is empty: leave it out, or say which one.")
             if field.name in _TEXTS and not isinstance(value, str | None):
                 raise OptionError(f"{field.name} is text, not {value!r}.")
+        if not isinstance(self.idle, bool):
+            raise OptionError(f"idle is True or False, not {self.idle!r}.")
         number = isinstance(self.min_time, (int, float)) and not isinstance(self.min_time, bool)
         if self.min_time is not None and not (number and 0 <= self.min_time < float("inf")):
             raise OptionError(f"min_time is a number of seconds from 0 on, not {self.min_time!r}.")

@@ -66,10 +66,12 @@ class ReadFrame(ShownFrame):
 
     _metadata: ClassVar[list[str]] = HOW_IT_WAS_READ
 
-    def _taken(self, counted: str) -> str:
+    def taken(self, counted: str) -> str:
+        """Return a sentence on what was counted, and when it was read."""
         return f"{counted}." if self.taken_at is None else f"{counted}, taken {self.taken_at:%Y-%m-%d %H:%M:%S %Z}."
 
-    def _how_it_was_read(self) -> list[str]:
+    def how_it_was_read(self) -> list[str]:
+        """Return sentences on what is missing and how it was read."""
         if self.taken_at is None:
             return []
         lines = [] if self.see_others else ["Only your own sessions are visible: PROCESS is needed to see the others'."]

@@ -26,7 +26,7 @@ from tidb_magic.queries import query
 from tidb_magic.render import first_line
 from tidb_magic.scenes import Known
 from tidb_magic.sessions import DEADLINE, Condition, Look, Session, clock
-from tidb_magic.targets import Outcome, Target, to_proof
+from tidb_magic.targets import Outcome, Seen, Target, to_proof
 from tidb_magic.verdicts import Scene, is_ddl, judge, proof, unproven
 from tidb_magic.ways import NoWayError, Place, Way, find_way
 
@@ -99,7 +99,13 @@ class Group:
 
     def _end(self, positions: Sequence[int], outcome: Outcome, reason: str) -> None:
         for at in set(positions) & set(self._undecided()):
-            self._now[at] = self._now[at].ended(outcome, reason)
+            target = self._now[at]
+            self._now[at] = replace(target, seen=target.seen or Seen(self._place.name)).ended(outcome, reason)
+
+    def _silent(self) -> str:
+        if self.ways and self.ways[-1].forwards:
+            return f"{self._place} did not say through another instance what its sessions do."
+        return f"{self._place} did not say what its sessions do."
 
     # -- before the KILL ---------------------------------------------------------------------------------------
 
@@ -116,7 +122,7 @@ class Group:
                     continue
                 self._end(self._positions, Outcome.UNREACHABLE, str(error))
             except (DeadlineError, ServerError) as error:
-                self._end(self._positions, Outcome.UNREACHABLE, f"its instance did not say what it does now. {error}")
+                self._end(self._positions, Outcome.UNREACHABLE, f"{self._silent()} {error}")
             return
 
     def _check(self, way: Way, give_up: float) -> None:

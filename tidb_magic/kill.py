@@ -19,6 +19,7 @@ from tidb_magic.sessions import ANYTHING, Condition
 from tidb_magic.targets import Outcome, Target
 
 _THREADS = 32
+_NAMED = 10  # ids of each kind, of which Ctrl-C says what became of them
 _WAKE = (0.3, 4.0)  # seconds after Ctrl-C: for a thread to end by itself, and to end what it left on the server
 
 
@@ -44,12 +45,8 @@ def kill(  # noqa: PLR0913 (whom, how, and what is said of it)
     """
     link.check()
     wanted, said = list(dict.fromkeys(targets)), list(remarks)
-    if len(wanted) > how.max_victims and not how.plan:
-        how = replace(how, plan=True)
-        said.append(
-            f"Nothing was sent: {len(wanted):,} are more than max_victims ({how.max_victims:,})."
-            f" --max-victims {len(wanted)} allows them."
-        )
+    too_many = len(wanted) > how.max_victims and not how.plan
+    how = replace(how, plan=how.plan or too_many)
     audit.check()
     work = _Work(link, wanted, how, audit, condition)
     try:
@@ -61,7 +58,13 @@ def kill(  # noqa: PLR0913 (whom, how, and what is said of it)
         said.append(str(error))
     finally:
         work.close()
-    return report(list(work.now.values()), said)
+    known = list(work.now.values())
+    if too_many and any(target.outcome is Outcome.PLANNED for target in known):
+        said.append(
+            f"Nothing was sent: {len(wanted):,} are more than max_victims ({how.max_victims:,})."
+            f" --max-victims {len(wanted)} allows them."
+        )
+    return report(known, said, audit.cluster)
 
 
 class _Work:
@@ -118,7 +121,7 @@ class _Work:
         except KeyboardInterrupt:  # a second one
             left[-1] = "What runs still was not waited for."
         said = [str(error)] if isinstance(error, Interrupted) else []
-        known, not_sent = [], []
+        known, ended, not_sent = [], [], []
         for target in self.now.values():
             if target.outcome is None and target.sent is None:
                 not_sent.append(str(int(target.id)))
@@ -127,10 +130,14 @@ class _Work:
                 said.append(f"{target.statement.sql} was sent, what came of it was not seen: look with %tidb_ps.")
                 known.append(target.ended(Outcome.UNCONFIRMED, "interrupted before it was seen"))
             else:
-                said.append(f"{int(target.id)}: {target.outcome}.")
+                ended.append(f"{int(target.id)}: {target.outcome}.")
                 known.append(target)
         with suppress(AuditError):
             self._job.audit.ended(known, plan=self._job.how.plan)
+        said += ended[:_NAMED]
+        if len(ended) > _NAMED:
+            said.append(f"{len(ended) - _NAMED:,} more have ended: %tidb_ps --history tells how.")
         if not_sent:
-            said.append(f"Nothing was sent for {', '.join(not_sent)}.")
+            more = f" and {len(not_sent) - _NAMED:,} more" if len(not_sent) > _NAMED else ""
+            said.append(f"Nothing was sent for {', '.join(not_sent[:_NAMED])}{more}.")
         return " ".join([*said, *left.values()])

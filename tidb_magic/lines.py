@@ -125,7 +125,7 @@ def ps_parser() -> Parser:
     for option in ("sort", "by"):
         made.add_argument(f"--{option}")
     made.add_argument("--limit", type=int)
-    for option in ("full", "instances", "history"):
+    for option in ("full", "locks", "instances", "history"):
         made.add_argument(f"--{option}", action="store_true", default=None)
     return made
 
@@ -176,7 +176,8 @@ def kill_words(words: Sequence[str], values: Sequence[Any] = ()) -> tuple[bool, 
             except KillSyntaxError as error:
                 raise usage_error("%tidb_kill", f"{error.problem}.") from error
         else:
-            raise usage_error("%tidb_kill", f"expected connection ids (digits only), found {word!r}.")
+            hint = " Separate ids by spaces." if word.strip(",;").isdecimal() else ""
+            raise usage_error("%tidb_kill", f"expected connection ids (digits only), found {word!r}.{hint}")
     return "QUERY" in scope, found
 
 

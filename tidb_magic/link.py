@@ -207,6 +207,10 @@ class Link:
             return self._main if self._main in found else None
         return next((one for one in found if self.where(one) == name), None)
 
+    def leads(self, instance: Instance) -> bool:
+        """Tell whether the main connection is on that instance."""
+        return self.where(self._main) == self.name(instance)
+
     def kept_on(self, server: int) -> Connection | None:
         """Return a connection on the instance with that server id that nobody waits on, if there is one."""
         with self._lock:

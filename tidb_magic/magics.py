@@ -1,6 +1,8 @@
 """The notebook front: parse a line, call the library, return what it gives."""
 
 import argparse
+import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.error import UsageError
@@ -15,20 +17,23 @@ from IPython.core.magic import (
 )
 from traitlets import Bool, Enum, Float, Int, Unicode, observe
 
-from tidb_magic.errors import Interrupted, NotConnectedError, OptionError
+from tidb_magic.errors import Interrupted, NotConnectedError, OptionError, TidbMagicError
 from tidb_magic.lines import FILTERS, Parser, flat, kill_cell, kill_parser, kill_words, parser, ps_parser, usage_error
 
 if TYPE_CHECKING:
     from tidb_magic.api import Cluster
+    from tidb_magic.lockforest import LockForest
     from tidb_magic.processlist import ProcessList
     from tidb_magic.reports import History, KillReport
     from tidb_magic.views import InstanceList, SessionCounts
 
 PLAYGROUND = "playground"
+_VARIABLE = re.compile(r"\$\w+|\{.*\}")
 _FILTERS = {*FILTERS, "min_time", "idle"}
 # Each view without the options that would do nothing there.
 _NOT_WITH = {
-    "history": _FILTERS | {"sort", "full", "limit", "by", "instances"},
+    "history": _FILTERS | {"sort", "full", "limit", "by", "instances", "locks"},
+    "locks": _FILTERS | {"sort", "full", "limit", "by", "instances"},
     "instances": _FILTERS | {"sort", "full", "limit", "by"},
     "by": {"sort", "full", "idle"},
 }
@@ -81,10 +86,17 @@ class TidbMagics(Magics):
         del line  # it can hold a password, which no traceback may show
         if options.target is None:
             return self._connected()
+        if _VARIABLE.fullmatch(options.target):
+            reader.error("Variables are not expanded here: type the URL")
         from tidb_magic.api import connect
 
         url = _playground_url() if options.target == PLAYGROUND else vars(options).pop("target")
-        cluster = connect(url, direct=self.direct)
+        try:
+            cluster = connect(url, direct=self.direct)
+        except TidbMagicError as error:
+            if self.cluster is not None:
+                error.args = (f"{error} Still connected to {self.cluster.address}.",)
+            raise
         self.close()
         self.cluster = cluster
         if self.audit_file:
@@ -94,11 +106,12 @@ class TidbMagics(Magics):
     @no_var_expand
     @output_can_be_silenced
     @line_magic
-    def tidb_ps(self, line: str) -> "ProcessList | SessionCounts | InstanceList | History":
+    def tidb_ps(self, line: str) -> "ProcessList | SessionCounts | LockForest | InstanceList | History":
         """List the sessions of the whole cluster.
 
             %tidb_ps [FILTERS] [--idle] [--sort COL] [--limit N] [--full]
             %tidb_ps --by COL[,COL] [FILTERS] [--limit N]
+            %tidb_ps --locks
             %tidb_ps --instances
             %tidb_ps --history
 
@@ -127,6 +140,7 @@ class TidbMagics(Magics):
         Views, one at most:
 
         --by COL[,COL]       count sessions by these columns: SESSIONS (idle ones too), ACTIVE, LONGEST, MEMORY
+        --locks              who blocks whom: the sessions to kill first, each with who waits behind it
         --instances          the instances: address, version, server id, up since, sessions, memory, answering or not
         --history            what was planned and killed in this kernel; needs no connection
 
@@ -135,6 +149,7 @@ class TidbMagics(Magics):
             %tidb_ps --min-time 60 --match '^SELECT'
             %tidb_ps --where 'MEM > 1 << 30' --sort MEM
             %tidb_ps --by USER,DB
+            blocked = %tidb_ps --locks
         """
         reader = ps_parser()
         given = {name: value for name, value in vars(reader.parse(line)).items() if value is not None}
@@ -147,17 +162,20 @@ class TidbMagics(Magics):
             return history()
         cluster = self._connected()
         try:
+            if given.pop("locks", False):
+                return cluster.locks(deadline=self.deadline)
             if given.pop("instances", False):
                 return cluster.instances(deadline=self.deadline)
             if (by := given.pop("by", None)) is not None:
                 return cluster.count_by(*by.split(","), **given, deadline=self.deadline)
-            return cluster.processlist(**given, deadline=self.deadline)
+            listed = cluster.processlist(**given, deadline=self.deadline)
         except OptionError as error:
             raise reader.refuse(error) from error
+        listed.remarks = (*listed.remarks, *_as_typed(given))
+        return listed
 
     @no_var_expand
     @needs_local_scope
-    @output_can_be_silenced
     @line_magic
     def tidb_kill(self, line: str, local_ns: dict[str, Any] | None = None) -> "KillReport":
         """End sessions or their statements, on any instance.
@@ -172,8 +190,8 @@ class TidbMagics(Magics):
         gone, changed, refused, unreachable or failed.
 
         IDs are killed at once. By filters, which are those of %tidb_ps, and by --from, a variable that holds rows of
-        %tidb_ps or ids, nothing is sent without --yes: the OUTCOME is planned. Of rows everything that was seen must
-        hold still: the session, its user, its statement; else it is changed, and nothing is sent.
+        %tidb_ps or ids, nothing is sent without --yes: the OUTCOME is planned. Of rows the session, its user, its
+        statement and its transaction must be those that were seen; else it is changed, and nothing is sent.
 
         --yes            kill what matches the filters, or the rows of --from
         --dry-run        only show what would be sent
@@ -203,6 +221,7 @@ class TidbMagics(Magics):
         victims = self._variable(reader, options.from_, local_ns) if options.from_ else _victims(reader, ids)
         plan = options.dry_run or not (ids or options.yes)
         killed = self._kill(reader, options, victims, plan=plan, query=query, **filters)
+        killed.remarks = (*killed.remarks, *_as_typed(filters))
         if plan and not options.dry_run and (killed["OUTCOME"] == "planned").any():
             most = max(len(killed), options.max_victims or self.max_victims)
             more = f" --max-victims {most}" if most > (options.max_victims or self.max_victims) else ""
@@ -275,10 +294,20 @@ class TidbMagics(Magics):
         return self.cluster
 
 
+def _as_typed(filters: Mapping[str, Any]) -> list[str]:
+    """Return remarks on what looks like a variable: these are expanded where ids stand, and nowhere else."""
+    texts = ((name, value) for name, value in filters.items() if isinstance(value, str))
+    return [
+        f"--{name} {value} is taken as typed: variables are not expanded here."
+        for name, value in texts
+        if _VARIABLE.fullmatch(value)
+    ]
+
+
 def _victims(reader: Parser, ids: list[Any]) -> Any:
     """Return ids as one list, a frame as it is, None for none."""
-    whole = [one for one in ids if hasattr(one, "columns") or hasattr(one, "dtype")]  # a frame, a column of one
-    if any(hasattr(one, "columns") for one in whole) and len(ids) > 1:
+    whole = [one for one in ids if any(hasattr(one, name) for name in ("columns", "dtype", "roots"))]
+    if any(not hasattr(one, "dtype") for one in whole) and len(ids) > 1:
         reader.error("a frame in braces stands alone")
     if whole and len(ids) == 1:
         return whole[0]

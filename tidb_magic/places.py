@@ -94,7 +94,7 @@ def _find(link: Link, targets: Mapping[int, Target], found: Located, give_up: fl
         with suppress(TidbMagicError):
             link.refresh(within=time_left(give_up))
         for at, target in list(waiting.items()):
-            decided = _decide(link, target, listed, last=last)
+            decided = _decide(link, target, listed, give_up if last else None)
             if decided is None:
                 continue
             del waiting[at]
@@ -105,13 +105,17 @@ def _find(link: Link, targets: Mapping[int, Target], found: Located, give_up: fl
                 found.targets[at] = decided
 
 
-def _decide(link: Link, target: Target, listed: ProcessList, *, last: bool) -> Place | Target | None:
-    """Return where a list has a target, or what its absence means; None if another list must tell."""
+def _decide(link: Link, target: Target, listed: ProcessList, give_up: float | None) -> Place | Target | None:
+    """Return where a list has a target, or what its absence means; None if another list must tell.
+
+    What it means takes until `give_up` to find out; that is None before the last list.
+    """
     unique = link.capabilities.global_kill
     rows = _rows(target, listed)
     # Without global kill the session that was meant can be where nobody answers, and this one its namesake.
     if not listed.complete and not (rows and unique):
-        silent = f"{', '.join(listed.missing) or 'an instance'} did not answer"
+        unknown = "PD" if link.roll.pd_silent else "an instance"
+        silent = f"{', '.join(listed.missing) or unknown} did not answer"
         return target.ended(Outcome.UNREACHABLE, f"not found out where it is: {silent}")
     if len(rows) > 1:
         reason = (
@@ -123,7 +127,20 @@ def _decide(link: Link, target: Target, listed: ProcessList, *, last: bool) -> P
         return Place(rows[0], target.id.server_id if unique else None)
     if not link.capabilities.see_others:
         return target.ended(Outcome.REFUSED, NOT_VISIBLE)
-    return target.ended(Outcome.ALREADY_GONE, _absent(link, target.id)) if last else None
+    if give_up is None:
+        return None
+    if _elsewhere(link, target):
+        what = f"no instance {target.instance} is registered in this cluster"
+        return target.ended(Outcome.REFUSED, f"{what}: it has ended, or the row is of another cluster")
+    return target.ended(Outcome.ALREADY_GONE, _absent(link, target.id, give_up))
+
+
+def _elsewhere(link: Link, target: Target) -> bool:
+    """Tell whether a row that does not say of which cluster it is names an instance that this one does not have."""
+    seen = target.seen
+    if seen is None or seen.instance is None or seen.requested is not None or target.id >= 2**63:
+        return False
+    return seen.instance not in {link.name(one) for one in link.roll.instances}
 
 
 def _rows(target: Target, listed: ProcessList) -> list[str]:
@@ -139,11 +156,12 @@ def _whom(target: Target, listed: ProcessList) -> Seen:
     return Seen(row["INSTANCE"], row["USER"], row["HOST"])
 
 
-def _absent(link: Link, number: ConnectionId) -> str:
+def _absent(link: Link, number: ConnectionId, give_up: float) -> str:
     """Say in words what the absence of an id means."""
-    if number.doubtful:
+    left = give_up - time.monotonic()
+    if number.doubtful and left > 0:  # for thousands of ids there is no time
         with suppress(TidbMagicError):
-            listed = resembling(link.connection(within=_ROLL), number, deadline=_ROLL)
+            listed = resembling(link.connection(within=_ROLL), number, deadline=min(_ROLL, left))
             if mistaken := number.mistaken_for(listed):
                 return f"no session has this id: {mistaken}"
     if link.capabilities.global_kill and number.defect:

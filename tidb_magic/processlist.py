@@ -88,7 +88,7 @@ class ProcessList(ReadFrame):
         sessions = counted(len(self), "session")
         if self.matched > len(self):
             sessions = f"{len(self):,} of {counted(self.matched, 'session')}"
-        lines = [self._taken(f"{sessions} on {counted(self['INSTANCE'].nunique(), 'instance')}")]
+        lines = [self.taken(f"{sessions} on {counted(self['INSTANCE'].nunique(), 'instance')}")]
         if self.taken_at is None:
             return lines
         if self.matched > self.limit:
@@ -103,7 +103,7 @@ class ProcessList(ReadFrame):
             lines.append(f"{counted(len(cut), 'statement')} {are}: --full brings all of it.")
         if own := len(ids & self.own):
             lines.append(f"{own} of them {'is' if own == 1 else 'are'} tidb_magic's own.")
-        return [*lines, *self._how_it_was_read()]
+        return [*lines, *self.how_it_was_read()]
 
 
 def _process_list(*args: Any, **kwargs: Any) -> pd.DataFrame:

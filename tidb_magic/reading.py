@@ -66,6 +66,20 @@ def read(  # noqa: PLR0913 (what is asked for, and how)
         No instance answered.
     ServerError, Interrupted
     """
+    return read_also(link, filters, None, sort=sort, limit=limit, full=full, deadline=deadline)[0]
+
+
+def read_also(  # noqa: PLR0913 (as read)
+    link: Link,
+    filters: Filters | None,
+    also: Ask | None,
+    *,
+    sort: str | None = None,
+    limit: int = LIMIT,
+    full: bool = False,
+    deadline: float = DEADLINE,
+) -> tuple[ProcessList, list[list[Result]]]:
+    """Read as `read` does, and what `also` asks right after; return that of each instance that was read by itself."""
     filters = filters or Filters()
     _check(limit)
     by = "TIME" if sort is None else _column(link, sort, "sort")
@@ -78,18 +92,16 @@ def read(  # noqa: PLR0913 (what is asked for, and how)
         # Sessions that are listed twice show where all are listed. A limit can hide them, and a count does.
         all_show = filters.everything and limit > LIMIT
         source = _source(instance, once=not all_show)
-        results = [_run(connection, statement, filters, source, give_up, limit=limit, parts=parts)]
-        found = results[0].by_name
+        listing = _run(connection, statement, filters, source, give_up, limit=limit, parts=parts)
+        found = listing.by_name
         twice = len(set(zip(found["INSTANCE"], found["ID"], strict=True))) < len(found["ID"])
         if instance is None and all_show and (twice or len(found["ID"]) == limit):
-            results = [
-                _run(connection, statement, filters, _source(None, once=True), give_up, limit=limit, parts=parts)
-            ]
-        if not found["ID"] and not filters.everything:
-            results.append(_run(connection, "count", filters, source, give_up))
+            listing = _run(connection, statement, filters, _source(None, once=True), give_up, limit=limit, parts=parts)
+        nobody = not found["ID"] and not filters.everything
+        counting = _run(connection, "count", filters, source, give_up) if nobody else listing
         if instance is None and connection.instance is None:
-            find_itself(connection, results[0])
-        return results
+            find_itself(connection, listing)
+        return [listing, counting, *(also(connection, instance, give_up) if also else ())]
 
     requested = clock()
     gathered = _gather(link, ask, filters, deadline)
@@ -97,13 +109,13 @@ def read(  # noqa: PLR0913 (what is asked for, and how)
     listed.limit = limit
     listed.matched = sum(_first(results[0], "tidb_magic_matched") for results in gathered.parts)
     if not filters.everything:
-        matching = sum(_first(results[-1], "tidb_magic_sessions") for results in gathered.parts)
+        matching = sum(_first(results[1], "tidb_magic_sessions") for results in gathered.parts)
         listed.hidden = matching - listed.matched
     _note(link, listed, gathered)
     if len({user for results in gathered.parts for user in set(results[0].by_name["USER"])} - {""}) < 2:
         _check_rights(link)
     listed.origin = Origin(host_port(link.settings.host, link.settings.port), requested)
-    return _described(listed, link, gathered)
+    return _described(listed, link, gathered), [results[2:] for results in gathered.parts]
 
 
 def count_by(

@@ -53,7 +53,7 @@ def plain(value: object, width: int = TEXT_WIDTH) -> str:
     >>> plain("a" * 10, width=5)
     'aaaa…'
     """
-    text = _SPACE.sub(" ", str(value)[: width * 4]).strip()
+    text = _SPACE.sub(" ", str(value)[: width * 4]).strip(" ")
     if not text.isascii() or not text.isprintable():
         text = "".join(
             char.encode("unicode_escape").decode() if unicodedata.category(char) in _ACTIVE else char for char in text

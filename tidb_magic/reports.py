@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import pandas as pd
 
-from tidb_magic.audit import ENTRIES
+from tidb_magic.audit import KEPT, KILLS, PLANS
 from tidb_magic.frames import ShownFrame, Table, counted
 from tidb_magic.processlist import TEXT
 from tidb_magic.targets import Target
@@ -28,20 +28,29 @@ class KillReport(ShownFrame):
 
     Attributes
     ----------
+    cluster : str
+        Where it was, as ``user@host:port``.
     remarks : tuple of str
         Sentences on the whole: what was not looked at, why nothing was sent, how to carry out what is planned.
+    waiters : DataFrame or None
+        After a kill of root blockers, who waited for them: ID ``Int64``, INSTANCE, WAITED_FOR ``Int64``, LOCK; NOW
+        (``went on``, ``waits for ID now``, ``still waits``); SECONDS ``Float64`` from the proof of the kill until that
+        was seen.
     """
 
+    cluster: str = ""
     remarks: tuple[str, ...] = ()
+    waiters: pd.DataFrame | None = None
 
-    _metadata: ClassVar[list[str]] = ["remarks"]
+    _metadata: ClassVar[list[str]] = ["cluster", "remarks", "waiters"]
     _widths: ClassVar[Mapping[str, int]] = _WIDTHS
 
     def _table(self) -> Table:
         shown = ["ID", "INSTANCE", "USER", "ACTION", "OUTCOME", "SECONDS", "INFO", "REASON"]
         counts = Counter(self["OUTCOME"])
         total = ", ".join(f"{count} {outcome}" for outcome, count in counts.items()) or "No session matches"
-        return shown, _cells(self[shown]), [f"{total}.", *self.remarks]
+        where = f" ({self.cluster})" if self.cluster else ""
+        return shown, _cells(self[shown]), [f"{total}{where}.", *self.remarks]
 
 
 class History(ShownFrame):
@@ -54,7 +63,8 @@ class History(ShownFrame):
     def _table(self) -> Table:
         shown = ["TIME", "CLUSTER", "ASKED", "ID", "INSTANCE", "USER", "ACTION", "OUTCOME", "WHY", "REASON"]
         frame = self[shown].assign(TIME=[f"{moment:%Y-%m-%d %H:%M:%S}" for moment in self["TIME"]])
-        return shown, _cells(frame), [f"{counted(len(self), 'row')}."]
+        latest = f" The latest {KEPT:,} plans and {KEPT:,} kills are kept." if len(self) >= KEPT else ""
+        return shown, _cells(frame), [f"{counted(len(self), 'row')}.{latest}"]
 
     _widths: ClassVar[Mapping[str, int]] = _WIDTHS
 
@@ -69,17 +79,19 @@ def _cell(value: Any) -> object:
     return f"{value:.3f}" if isinstance(value, float) else value
 
 
-def report(targets: Sequence[Target], remarks: Sequence[str] = ()) -> KillReport:
+def report(targets: Sequence[Target], remarks: Sequence[str] = (), cluster: str = "") -> KillReport:
     """Return the targets as a KillReport."""
     frame = KillReport(_columns([_row(target) for target in targets], COLUMNS))
     frame.remarks = tuple(remarks)
+    frame.cluster = cluster
     return frame
 
 
 def history() -> History:
     """Return what this process planned and killed, in any cluster."""
-    moments = pd.to_datetime([moment for moment, *_ in ENTRIES], utc=True)
-    rows = [(*said, *_row(target)) for _, *said, target in ENTRIES]
+    entries = sorted((*PLANS, *KILLS), key=lambda entry: entry[0])
+    moments = pd.to_datetime([moment for moment, *_ in entries], utc=True)
+    rows = [(*said, *_row(target)) for _, *said, target in entries]
     times = {"TIME": moments.as_unit("us").tz_convert(datetime.now().astimezone().tzinfo)}
     return History(times | _columns(rows, ["CLUSTER", "ASKED", "WHY", *COLUMNS]))
 

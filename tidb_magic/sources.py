@@ -19,6 +19,7 @@ from tidb_magic.sessions import runs
 from tidb_magic.settings import host_port
 from tidb_magic.targets import Seen, Target
 
+_NO_IDS = {"TIME", "MEM", "DISK", "TXN_ID", "ROWS_AFFECTED", "SESSIONS", "ACTIVE", "LONGEST", "MEMORY", "SERVER_ID"}
 Victim = SupportsInt | str | KillStatement
 Victims = Victim | Iterable[Victim] | pd.DataFrame
 
@@ -43,6 +44,10 @@ def targets(victims: Victims, link: Link, *, query: bool) -> list[Target]:
     if isinstance(victims, (str, bytes)) or not isinstance(victims, Iterable) or getattr(victims, "ndim", 1) == 0:
         return [_target(victims, query=query)]
     if isinstance(victims, pd.Series):
+        if "ID" in victims.index:
+            raise OptionError("This is one row by itself: df.iloc[[0]], with two brackets, keeps it a frame.")
+        if victims.name in _NO_IDS:
+            raise OptionError(f"This is the column {victims.name}, not ID.")
         _exact(victims)
     return [_target(one, query=query) for one in victims]
 
@@ -72,7 +77,7 @@ def matching(link: Link, filters: Filters, *, query: bool, deadline: float) -> t
         _check(link, filters.where, listed["INSTANCE"], deadline)
     others = [key for key in zip(listed["INSTANCE"], listed["ID"], strict=True) if key not in listed.own]
     found = [Target(KillStatement(ConnectionId(number), query=query), Seen(name)) for name, number in others]
-    remarks = []
+    remarks = [_no_instance(link, filters.instance)] if filters.instance and not len(listed) else []
     if (own := len(listed) - len(found)) and filters.match is None:  # our own statement holds the pattern
         remarks.append(f"{counted(own, 'session')} of tidb_magic itself {'matches' if own == 1 else 'match'} too.")
     if listed.hidden:
@@ -80,9 +85,18 @@ def matching(link: Link, filters: Filters, *, query: bool, deadline: float) -> t
     if not listed.see_others:
         remarks.append("Only your own sessions are visible: PROCESS is needed to see the others'.")
     if not listed.complete:
-        silent = ", ".join(listed.missing) or "an instance"
-        remarks.append(f"NOT COMPLETE: no answer from {silent}, whose sessions were not looked at.")
-    return found, remarks
+        silent = ", ".join(listed.missing)
+        remarks.append(
+            f"NOT COMPLETE: no answer from {silent}, whose sessions were not looked at." if silent else "NOT COMPLETE."
+        )
+        remarks += listed.remarks
+    return found, [remark for remark in remarks if remark]
+
+
+def _no_instance(link: Link, name: str) -> str:
+    """Return a remark on an instance that is not there."""
+    names = [link.name(one) for one in link.roll.instances]
+    return "" if name in names else f"There is no instance {name} in the list; there are: {', '.join(names)}."
 
 
 def _check(link: Link, where: str, answered: Iterable[str], deadline: float) -> None:

@@ -103,7 +103,7 @@ def changed(seen: Seen, now: Session) -> str | None:
     if seen.runs:
         if not now.runs:
             return "the statement that was seen has ended"
-        same = seen.info is None or _same_text(seen.info, now.info or "")
+        same = seen.info is None or same_text(seen.info, now.info or "")
         return None if same else "it runs another statement"
     if seen.txn_start:
         return None if seen.txn_start == now.txn_start else "the transaction that was seen has ended"
@@ -112,10 +112,10 @@ def changed(seen: Seen, now: Session) -> str | None:
     return None
 
 
-def _same_text(seen: str, now: str) -> bool:
+def same_text(seen: str, now: str) -> bool:
     """Tell whether the texts are those of one statement; `now` ends after 16 KiB, `seen` can be whole.
 
-    >>> _same_text("SELECT 1 FROM t", "SELECT 1")
+    >>> same_text("SELECT 1 FROM t", "SELECT 1")
     False
     """
     return seen == now or (len(now) >= _CUT and seen.startswith(now[:-_TORN]))

@@ -11,6 +11,7 @@ from tidb_magic.sessions import Look, Session
 from tidb_magic.targets import Outcome, Seen, Target, changed, replaced, same_statement
 
 GONE = 0.4  # seconds between two looks that do not find a session, to call it gone
+COMMITTING = "Committing"  # STATE of CLUSTER_TIDB_TRX
 LOCKS_STAY = "its row locks can stay for about 20 s"  # 8.5.6, measured: until the time to live of the lock is over
 NOT_VISIBLE = "none of your sessions has this id, and without PROCESS other users' sessions are not visible"
 # What stands before the first word of a statement: blanks, semicolons, comments, the brackets of executable ones.
@@ -129,7 +130,7 @@ def better(session: Session) -> str | None:
             "it is internal work of TiDB itself, as auto analyze is:"
             " SHOW ANALYZE STATUS, and SET GLOBAL tidb_enable_auto_analyze = OFF starts no more"
         )
-    if session.transaction is not None and session.transaction.state == "Committing":
+    if session.transaction is not None and session.transaction.state == COMMITTING:
         return "its transaction is committing and may have committed (or waits for a lock in autocommit mode)"
     return None
 
@@ -175,6 +176,8 @@ def rolled_back(session: Session) -> list[str]:
     """Say what ending a session does to its transaction."""
     if session.transaction is None or not session.transaction.keys:
         return []
+    if session.transaction.state == COMMITTING:
+        return ["its transaction is committing: whether that succeeds is not known", LOCKS_STAY]
     size = f" ({Bytes(session.transaction.size)})" if session.transaction.size else ""
     return [f"rolls back {counted(session.transaction.keys, 'key')}{size}", LOCKS_STAY]
 
@@ -199,4 +202,4 @@ def proof(target: Target, look: Look, able: Capabilities) -> Target:
 
 
 def _left_behind(before: Session) -> list[str]:
-    return [part.replace("rolls", "rolled") for part in rolled_back(before)]
+    return [part.replace("rolls", "rolled").replace("is committing", "was committing") for part in rolled_back(before)]

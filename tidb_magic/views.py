@@ -25,10 +25,10 @@ class SessionCounts(ReadFrame):
 
     def _table(self) -> Table:
         header = list(self.columns)
-        lines = [self._taken(f"{counted(int(self['SESSIONS'].sum()), 'session')} in {counted(len(self), 'group')}")]
+        lines = [self.taken(f"{counted(int(self['SESSIONS'].sum()), 'session')} in {counted(len(self), 'group')}")]
         if self.groups > len(self):
             lines.append(f"{len(self):,} of {counted(self.groups, 'group')} are listed: --limit {self.groups} for all.")
-        return header, _rows(self, header), [*lines, *self._how_it_was_read()]
+        return header, _rows(self, header), [*lines, *self.how_it_was_read()]
 
 
 class InstanceList(ReadFrame):
@@ -66,7 +66,7 @@ class InstanceList(ReadFrame):
     def _table(self) -> Table:
         header = list(self.columns)
         rows = _rows(self, header)
-        return header, rows, [self._taken(counted(len(self), "instance")), *self._how_it_was_read()]
+        return header, rows, [self.taken(counted(len(self), "instance")), *self.how_it_was_read()]
 
 
 _UNITS: dict[str, Any] = {"MEMORY": Bytes, "LONGEST": Seconds}

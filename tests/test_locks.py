@@ -1,0 +1,442 @@
+"""Who blocks whom, on a real cluster: the forest is the one that the test built."""
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any, Literal
+
+import pymysql
+import pytest
+from IPython.core.error import UsageError
+from IPython.core.interactiveshell import InteractiveShell
+
+import tidb_magic
+from tests.clients import Client, eventually
+from tidb_magic import Cluster, aftermath
+from tidb_magic.errors import Interrupted, OptionError
+from tidb_magic.lockforest import LockForest
+from tidb_magic.locks import locks
+from tidb_magic.playground import Playground
+
+DEADLOCK = 1213
+
+
+def interrupt() -> None:
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+
+class Tangle:
+    """Sessions by name that block each other: ``chain`` (0) < ``middle`` (1) < ``last`` (2), and ``auto`` (1).
+
+    ``other`` (2) blocks ``short`` (0).
+    """
+
+    def __init__(self, stack: ExitStack, playground: Playground) -> None:
+        instances = {"chain": 0, "middle": 1, "last": 2, "auto": 1, "other": 2, "short": 0}
+        self.of = {name: stack.enter_context(Client(playground, at)) for name, at in instances.items()}
+        for name in ("chain", "middle", "last", "other", "short"):
+            self.of[name].query("BEGIN")
+        self.of["chain"].query("UPDATE test.tangle SET v = v + 1 WHERE n = 1")
+        self.of["middle"].query("UPDATE test.tangle SET v = v + 1 WHERE n = 2")
+        self.of["other"].query("SELECT * FROM test.tangle WHERE name = 'three' FOR UPDATE")
+        self.of["middle"].start("UPDATE test.tangle SET v = v + 1 WHERE n = 1")
+        self.of["auto"].start("UPDATE test.tangle SET v = v + 1 WHERE n = 1")
+        self.of["last"].start("UPDATE test.tangle SET v = v + 1 WHERE name = 'two'")
+        self.of["short"].start("UPDATE test.tangle SET v = v + 1 WHERE name = 'three'")
+
+    def seen(self, forest: LockForest) -> set[tuple[str, str | None]]:
+        """Return who of them waits for whom, by their names; None for roots."""
+        names = {(one.instance, one.id): name for name, one in self.of.items()}
+        waits = forest.waits
+        found: set[tuple[str, str | None]] = {
+            (names.get(waiter, "?"), names.get(holder, "?"))
+            for waiter, holder in zip(
+                zip(waits["INSTANCE"], waits["ID"], strict=True),
+                zip(waits["HOLDER_INSTANCE"], waits["HOLDER_ID"], strict=True),
+                strict=True,
+            )
+        }
+        roots = forest.roots
+        return found | {(names.get(key, "?"), None) for key in zip(roots["INSTANCE"], roots["ID"], strict=True)}
+
+    @property
+    def built(self) -> set[tuple[str, str | None]]:
+        return {
+            ("chain", None),
+            ("middle", "chain"),
+            ("auto", "chain"),
+            ("last", "middle"),
+            ("other", None),
+            ("short", "other"),
+        }
+
+
+def furnish(playground: Playground) -> None:
+    with Client(playground) as root:
+        root.query(
+            "CREATE TABLE IF NOT EXISTS test.tangle"
+            " (n INT PRIMARY KEY, v INT, name VARCHAR(9), UNIQUE KEY by_name (name))"
+        )
+        root.query("INSERT IGNORE INTO test.tangle VALUES (1, 0, 'one'), (2, 0, 'two'), (3, 0, 'three')")
+
+
+@pytest.fixture
+def tangle(playground: Playground, cluster: Cluster) -> Iterator[Tangle]:
+    furnish(playground)
+    with ExitStack() as stack:
+        made = Tangle(stack, playground)
+        eventually(lambda: made.seen(cluster.locks()) == made.built)
+        yield made
+
+
+def deadlock(playground: Playground) -> None:
+    """Two sessions that wait for each other, until TiDB ends it."""
+    with Client(playground, 1) as one, Client(playground, 2) as two:
+        for client, row in ((one, 1), (two, 2)):
+            client.query("BEGIN")
+            client.query(f"UPDATE test.mutual SET v = v + 1 WHERE n = {row}")
+        one.start("UPDATE test.mutual SET v = v + 1 WHERE n = 2")
+        two.start("UPDATE test.mutual SET v = v + 1 WHERE n = 1")
+        errors = [end.args[0] for end in (one.result(), two.result()) if isinstance(end, pymysql.Error)]
+        assert errors == [DEADLOCK]
+
+
+def test_a_chain_of_three_over_three_instances_two_roots_and_an_autocommit_waiter_are_the_forest_that_was_built(
+    cluster: Cluster, tangle: Tangle
+) -> None:
+    forest = cluster.locks()
+    of, rows = tangle.of, forest.frame.set_index("ID")
+    assert tangle.seen(forest) == tangle.built
+    assert forest.complete, forest
+    assert sorted(forest.frame["ID"]) == sorted(client.id for client in of.values())
+    assert list(forest.frame["DEPTH"][:4]) == [0, 1, 2, 1] or list(forest.frame["DEPTH"][:4]) == [0, 1, 1, 2]
+    chain, middle = rows.loc[of["chain"].id], rows.loc[of["middle"].id]
+    assert (chain["BEHIND"], chain["FREES"], middle["BEHIND"], middle["FREES"]) == (3, 3, 1, 1)
+    assert (chain["HOLDS"], chain["WAITS_FOR"], chain["TXN_STATE"]) == ("test.tangle row 1", "", "Idle")
+    assert (middle["WAITS_FOR"], middle["HOLDS"]) == ("test.tangle row 1", "test.tangle index by_name (two)")
+    assert (chain["INSTANCE"], middle["INSTANCE"]) == (of["chain"].instance, of["middle"].instance)
+    assert chain["KEYS"] > 0
+    assert 0 < middle["WAITS"] <= middle["AGE"]
+    assert middle["AGE"] < 60
+    assert rows.loc[of["auto"].id, "TXN_STATE"] == "Committing"
+    assert rows.loc[of["middle"].id, "TXN_STATE"] == "LockWaiting"
+    text = repr(forest)
+    assert "4 sessions wait behind 2 root blockers, taken " in text
+    assert "Complete: every registered instance answered." in text
+    assert f"\n│\N{NO-BREAK SPACE}\N{NO-BREAK SPACE}└─\N{NO-BREAK SPACE}{of['last'].id}" in text
+    assert "idle for " in text
+    assert "for test.tangle row 1" in text
+    assert "%tidb_kill --from VARIABLE" in text
+
+
+def test_the_html_shows_the_same_and_interprets_nothing(playground: Playground, cluster: Cluster) -> None:
+    furnish(playground)
+    hostile = "/* <img src=x onerror=alert(1)> \x1b[2J */"
+    with Client(playground, 0) as holder, Client(playground, 1) as waiter:
+        holder.query("BEGIN")
+        holder.query("UPDATE test.tangle SET v = v + 1 WHERE n = 3")
+        waiter.start(f"{hostile} UPDATE test.tangle SET v = v + 1 WHERE n = 3")
+        forest = eventually(lambda: (now := cluster.locks()) and len(now.waits) and now)
+        html = forest._repr_html_()
+        assert "&lt;img src=x" in html
+        assert "<img" not in html
+        assert "\x1b" not in html + repr(forest)
+        assert f"└─\N{NO-BREAK SPACE}{waiter.id}" in html
+
+
+def test_killing_a_root_from_the_forest_frees_its_waiters_and_the_report_says_when(
+    connected: InteractiveShell, playground: Playground, tangle: Tangle
+) -> None:
+    connected.user_ns["blocked"] = blocked = connected.run_line_magic("tidb_ps", "--locks")
+    plan = connected.run_line_magic("tidb_kill", "--from blocked")
+    of = tangle.of
+    assert sorted(plan["ID"]) == sorted([of["chain"].id, of["other"].id])
+    assert set(plan["OUTCOME"]) == {"planned"}
+    assert "3 sessions wait for them: tidb_magic watches for 30 s when they go on." in plan.remarks
+    assert plan.remarks[-1] == "Nothing was sent. To carry it out: %tidb_kill --from blocked --yes"
+    connected.user_ns["root"] = blocked.frame[blocked.frame["ID"] == of["chain"].id]
+    began = time.monotonic()
+    report = connected.run_line_magic("tidb_kill", "--from root --yes --reason 'it blocks three'")
+    took = time.monotonic() - began
+    assert report[["ID", "OUTCOME"]].to_numpy().tolist() == [[of["chain"].id, "killed"]]
+    assert "its row locks can stay for about 20 s" in report["REASON"].iloc[0]
+    assert report.waiters is not None
+    waiters = report.waiters.set_index("ID")
+    assert set(waiters.index) == {of["middle"].id, of["auto"].id}
+    assert set(waiters["WAITED_FOR"]) == {of["chain"].id}
+    gone_on = waiters[waiters["NOW"] == "went on"]
+    assert len(gone_on) >= 1  # one of them can wait for the other now
+    assert (waiters["NOW"].str.startswith("waits for ") | (waiters["NOW"] == "went on")).all()
+    assert (waiters["SECONDS"] <= took).all()
+    assert "2 sessions waited: " in report.remarks[0]
+    assert " went on after " in report.remarks[0]
+    assert of["other"].alive()
+
+
+def test_what_waits_behind_two_is_freed_when_both_are_killed_and_the_waiter_really_went_on(
+    playground: Playground, cluster: Cluster
+) -> None:
+    furnish(playground)
+    with Client(playground, 0) as holder, Client(playground, 2) as waiter:
+        holder.query("BEGIN")
+        holder.query("UPDATE test.tangle SET v = v + 1 WHERE n = 3")
+        waiter.start("UPDATE test.tangle SET v = v + 1 WHERE n = 3")
+        forest = eventually(lambda: (now := cluster.locks()) and len(now.roots) and now)
+        report = cluster.kill(forest)
+        assert list(report["OUTCOME"]) == ["killed"]
+        assert report.waiters is not None
+        assert list(report.waiters["NOW"]) == ["went on"]
+        assert waiter.result() == ()
+        assert report.waiters["SECONDS"].iloc[0] > 0
+
+
+def test_ctrl_c_while_the_waiters_are_watched_keeps_the_report(
+    playground: Playground, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    furnish(playground)
+    with Client(playground, 0) as holder, Client(playground, 2) as waiter:
+        holder.query("BEGIN")
+        holder.query("UPDATE test.tangle SET v = v + 1 WHERE n = 3")
+        waiter.start("UPDATE test.tangle SET v = v + 1 WHERE n = 3")
+        forest = eventually(lambda: (now := cluster.locks()) and len(now.roots) and now)
+
+        def read(*args: Any, **options: Any) -> LockForest:
+            interrupt()
+            return locks(*args, **options)
+
+        monkeypatch.setattr(aftermath, "locks", read)
+        report = cluster.kill(forest)
+        assert list(report["OUTCOME"]) == ["killed"]
+        assert report.waiters is not None
+        assert list(report.waiters["NOW"]) == ["still waits"]
+        assert report.remarks[-1] == "Interrupted: what becomes of who waits was not watched to the end."
+
+
+def test_a_deadlock_that_tidb_resolved_is_told_and_there_is_nothing_to_kill(
+    playground: Playground, cluster: Cluster
+) -> None:
+    with Client(playground) as root:
+        root.query("CREATE TABLE IF NOT EXISTS test.mutual (n INT PRIMARY KEY, v INT)")
+        root.query("INSERT IGNORE INTO test.mutual VALUES (1, 0), (2, 0)")
+        began = time.time()
+        deadlock(playground)
+        forest = cluster.locks()
+        mine = forest.deadlocks[forest.deadlocks["LOCK"].str.startswith("test.mutual")]
+        assert sorted(mine["LOCK"]) == ["test.mutual row 1", "test.mutual row 2"]
+        assert str(mine["OCCUR_TIME"].dtype) == "datetime64[ms, UTC]"
+        assert abs(mine["OCCUR_TIME"].iloc[-1].timestamp() - began) < 60
+        assert "that TiDB resolved: nothing to kill" in repr(forest) or "TiDB resolved: nothing to kill" in repr(forest)
+        assert "test.mutual row 1" in repr(forest)
+
+
+def test_times_are_right_in_another_time_zone(playground: Playground) -> None:
+    """TiDB shows the beginning of a wait and of a deadlock in the time zone of its machine."""
+    furnish(playground)
+    with Client(playground) as root, Client(playground, 0) as holder, Client(playground, 1) as waiter:
+        root.query("CREATE TABLE IF NOT EXISTS test.mutual (n INT PRIMARY KEY, v INT)")
+        root.query("INSERT IGNORE INTO test.mutual VALUES (1, 0), (2, 0)")
+        zone = root.query("SELECT @@GLOBAL.time_zone")[0][0]
+        root.query("SET GLOBAL time_zone = '+05:00'")
+        try:
+            with tidb_magic.connect(playground.url(0)) as cluster:
+                deadlock(playground)
+                holder.query("BEGIN")
+                holder.query("UPDATE test.tangle SET v = v + 1 WHERE n = 3")
+                waiter.query("BEGIN")
+                waiter.start("UPDATE test.tangle SET v = v + 1 WHERE n = 3")
+                forest = eventually(lambda: (now := cluster.locks()) and len(now.roots) and now)
+                assert 0 < forest.waits["SECONDS"].iloc[0] < 60
+                assert forest.frame["AGE"].max() < 60
+                assert abs(forest.deadlocks["OCCUR_TIME"].iloc[-1].timestamp() - time.time()) < 60
+        finally:
+            root.query(f"SET GLOBAL time_zone = '{zone}'")
+
+
+# -- DDL -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def held_up(playground: Playground, cluster: Cluster) -> Iterator[dict[str, Client]]:
+    """ALTER TABLE (1) that waits for an idle transaction (2), another (0) behind it, and a later reader (1)."""
+    with ExitStack() as stack:
+        of = {
+            name: stack.enter_context(Client(playground, at))
+            for name, at in {"root": 0, "holder": 2, "alter": 1, "queued": 0, "later": 1}.items()
+        }
+        of["root"].query("CREATE TABLE IF NOT EXISTS test.held (n INT PRIMARY KEY, v INT)")
+        of["root"].query("INSERT IGNORE INTO test.held VALUES (1, 1)")
+        of["holder"].query("BEGIN")
+        of["holder"].query("SELECT * FROM test.held")
+        age = f"SELECT MAX(TIME) FROM INFORMATION_SCHEMA.CLUSTER_PROCESSLIST WHERE ID = {of['holder'].id}"
+        eventually(lambda: of["root"].query(age) >= ((2,),))  # which was first is told by whole seconds
+        of["alter"].start("ALTER TABLE test.held ADD INDEX late (v)")
+        eventually(lambda: of["alter"].id in set(cluster.locks().waits["ID"]))
+        of["queued"].start("ALTER TABLE test.held ADD COLUMN w INT")
+        eventually(lambda: "DDL queue" in set(cluster.locks().waits["KIND"]))
+        of["later"].query("BEGIN")
+        of["later"].query("SELECT * FROM test.held")
+        yield of
+        for name in ("holder", "later"):
+            if of[name].alive():
+                of[name].query("ROLLBACK")
+        for name in ("alter", "queued"):
+            of[name].result()
+        of["root"].query("DROP TABLE test.held")
+
+
+def test_alter_table_that_waits_for_an_idle_transaction_on_another_instance_is_shown_and_killing_that_lets_it_finish(
+    cluster: Cluster, held_up: dict[str, Client]
+) -> None:
+    forest = cluster.locks()
+    assert list(forest.roots["ID"]) == [held_up["holder"].id]
+    kinds = dict(zip(forest.waits["ID"], forest.waits["KIND"], strict=True))
+    assert kinds == {held_up["alter"].id: "metadata lock", held_up["queued"].id: "DDL queue"}
+    assert list(forest.frame["DEPTH"]) == [0, 1, 2]
+    assert held_up["later"].id not in set(forest.frame["ID"])
+    assert "Or end the DDL that waits: ADMIN CANCEL DDL JOBS " in repr(forest)
+    held_up["later"].query("ROLLBACK")
+    report = cluster.kill(forest)
+    assert list(report["OUTCOME"]) == ["killed"]
+    assert report.waiters is not None
+    assert list(report.waiters["ID"]) == [held_up["alter"].id]
+    assert report.waiters is not None
+    assert list(report.waiters["NOW"]) == ["went on"]
+    assert held_up["alter"].result() == ()
+    assert held_up["queued"].result() == ()
+
+
+def test_ddl_is_never_a_root_to_kill(cluster: Cluster, held_up: dict[str, Client]) -> None:
+    forest = cluster.locks()
+    assert held_up["alter"].id not in set(forest.roots["ID"])
+    assert held_up["alter"].id in set(forest.frame["ID"])
+
+
+# -- rights and trouble ----------------------------------------------------------------------------------------
+
+
+def test_without_process_own_waiting_sessions_are_shown_and_it_says_so(
+    playground: Playground, users: dict[str, str]
+) -> None:
+    furnish(playground)
+    with Client(playground) as root:
+        root.query("GRANT UPDATE ON test.* TO joe")
+    password = users["joe"]
+    with (
+        tidb_magic.connect(playground.url(0).replace("root", "joe"), password=password) as cluster,
+        Client(playground, 0) as holder,
+        Client(playground, 1, user="joe", password=password) as waiter,
+    ):
+        holder.query("BEGIN")
+        holder.query("UPDATE test.tangle SET v = v + 1 WHERE n = 3")
+        waiter.query("BEGIN")
+        waiter.start("UPDATE test.tangle SET v = v + 1 WHERE n = 3")
+        forest = eventually(lambda: (now := cluster.locks()) and len(now.frame) and now)
+        assert list(forest.frame["ID"]) == [waiter.id]
+        assert not len(forest.roots)
+        text = repr(forest)
+        assert "for whom is not known" in text
+        assert "not visible without PROCESS" in text
+        assert not forest.complete
+
+
+def test_without_select_on_mysql_ddl_that_runs_is_taken_to_wait_and_it_says_so(
+    playground: Playground, users: dict[str, str], held_up: dict[str, Client]
+) -> None:
+    url = playground.url(0).replace("root", "monitor")
+    with tidb_magic.connect(url, password=users["monitor"]) as cluster:
+        forest = cluster.locks()
+        assert held_up["holder"].id in set(forest.roots["ID"])
+        assert "Which DDL waits is not readable" in repr(forest)
+
+
+@pytest.mark.parametrize("silent", ["store", "pd"])
+def test_with_the_store_or_pd_frozen_it_ends_within_the_deadline_and_says_so(
+    healed: Playground, silent: Literal["store", "pd"]
+) -> None:
+    furnish(healed)
+    with tidb_magic.connect(healed.url(0)) as cluster, ExitStack() as stack:
+        made = Tangle(stack, healed)
+        eventually(lambda: made.seen(cluster.locks()) == made.built)
+        healed.freeze(silent)
+        try:
+            for _ in range(2):
+                began = time.monotonic()
+                forest = cluster.locks(deadline=2)
+                assert time.monotonic() - began < 3.5
+                assert not forest.complete
+                assert "was not found out" in repr(forest)
+                listed = set(forest.frame["ID"])
+                assert {made.of["middle"].id, made.of["last"].id} <= listed
+        finally:
+            healed.resume(silent)
+        eventually(lambda: (now := cluster.locks()).complete and made.seen(now) == made.built)
+
+
+def test_an_instance_that_is_frozen_is_named_and_its_transactions_are_shown_as_such(healed: Playground) -> None:
+    furnish(healed)
+    with tidb_magic.connect(healed.url(0)) as cluster, ExitStack() as stack:
+        made = Tangle(stack, healed)
+        eventually(lambda: made.seen(cluster.locks()) == made.built)
+        healed.freeze(1)
+        try:
+            began = time.monotonic()
+            forest = cluster.locks(deadline=2)
+            assert time.monotonic() - began < 3.5
+            assert healed.status_address(1) in forest.missing
+            assert "nobody who answered has it" in repr(forest)
+            assert ("short", "other") in made.seen(forest)
+        finally:
+            healed.resume(1)
+
+
+def test_ctrl_c_ends_it_in_one_line(healed: Playground) -> None:
+    with tidb_magic.connect(healed.url(0)) as cluster:
+        cluster.locks()
+        healed.freeze("store")
+        pressed = threading.Timer(0.5, interrupt)
+        pressed.start()
+        try:
+            began = time.monotonic()
+            with pytest.raises(Interrupted, match=r"Nothing was returned\."):
+                cluster.locks(deadline=60)
+            assert time.monotonic() - began < 5
+        finally:
+            healed.resume("store")
+
+
+# -- what is typed ---------------------------------------------------------------------------------------------
+
+
+def test_nobody_waits(connected: InteractiveShell, every_statement: list[str]) -> None:
+    forest = eventually(lambda: (now := connected.run_line_magic("tidb_ps", "--locks")) and not len(now.waits) and now)
+    assert repr(forest).startswith("Nobody waits, taken ")
+    assert not len(forest.roots)
+    connected.user_ns["blocked"] = forest
+    report = connected.run_line_magic("tidb_kill", "--from blocked --yes")
+    assert not len(report)
+    assert "No session matches (" in repr(report)
+    assert not [sql for sql in every_statement if "KILL" in sql.partition("*/")[2]]
+
+
+@pytest.mark.parametrize("line", ["--locks --user app", "--locks --by USER", "--locks --history", "--locks --limit 3"])
+def test_the_view_takes_no_filters(connected: InteractiveShell, line: str) -> None:
+    with pytest.raises(UsageError, match=r"does not go with"):
+        connected.run_line_magic("tidb_ps", line)
+
+
+@pytest.mark.parametrize("deadline", [0, -1, float("nan"), "3"])
+def test_a_deadline_that_is_no_time_is_refused(cluster: Cluster, deadline: Any) -> None:
+    with pytest.raises(OptionError):
+        cluster.locks(deadline=deadline)
+
+
+def test_statements_are_counted(cluster: Cluster, every_statement: list[str]) -> None:
+    """One an instance for the waits, one for DDL, and one each for sessions, transactions and deadlocks."""
+    cluster.locks()  # connects to the other instances
+    every_statement.clear()
+    cluster.locks()
+    asked = [sql for sql in every_statement if "SELECT" in sql]
+    assert sum("DATA_LOCK_WAITS" in sql for sql in asked) == 3
+    assert len(asked) <= 3 + 1 + 3 + 1  # and one to count idle sessions where none is active

@@ -1,0 +1,221 @@
+"""Who blocks whom: waits for locks, and DDL that waits for transactions, joined to the sessions."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+
+import pandas as pd
+
+from tidb_magic.connection import Connection
+from tidb_magic.driver import Result, hint, time_left
+from tidb_magic.errors import ServerError, TidbMagicError
+from tidb_magic.forest import grow
+from tidb_magic.link import Link
+from tidb_magic.lockforest import (
+    DDL_QUEUE,
+    LOCK,
+    METADATA_LOCK,
+    LockForest,
+    Somebody,
+    Standing,
+    Transaction,
+    Unlisted,
+    Wait,
+)
+from tidb_magic.processlist import OURS, ProcessList, to_columns
+from tidb_magic.queries import query
+from tidb_magic.reading import ALL, read_also
+from tidb_magic.sessions import DEADLINE, GRACE, Session
+from tidb_magic.stores import Waits, ask_stores
+from tidb_magic.targets import same_text
+
+_MICROSECONDS = 1_000_000
+_WAITING = {"LockWaiting", "Committing"}  # so is a waiter in autocommit mode shown (8.5.6, measured)
+_NO_PROCESS = "Who waits for whose lock is not visible without PROCESS: your own sessions that wait are listed."
+_DEADLOCK = ("INSTANCE", "DEADLOCK_ID", "OCCUR_TIME", "RETRYABLE", "TRY_LOCK_TRX_ID", "TRX_HOLDING_LOCK", "KEY_INFO")
+_DEADLOCK_COLUMNS = (*_DEADLOCK, "KEY", "CURRENT_SQL_DIGEST")
+
+
+def locks(link: Link, *, deadline: float = DEADLINE) -> LockForest:
+    """Read who waits for whom. The stores get half of the deadline, the sessions what is left.
+
+    Raises
+    ------
+    DeadlineError, ConnectError
+        No instance answered.
+    ServerError, Interrupted
+    """
+    give_up = time.monotonic() + deadline
+    link.connection(within=deadline)
+    waits = ask_stores(link, deadline=deadline / 2)
+    listed, besides = read_also(link, None, _besides, limit=ALL, deadline=time_left(give_up))
+    remarks = waits.remarks
+    if waits.denied:
+        with suppress(TidbMagicError):
+            link.refresh(within=time_left(give_up))
+        listed.see_others = link.capabilities.see_others
+        remarks = (_NO_PROCESS, *remarks)
+    listed.remarks = (*listed.remarks, *remarks)
+    complete, listed.complete = listed.complete, listed.complete and waits.known
+    return LockForest(_stand(listed, besides, waits, complete=complete), listed, _deadlocks(besides))
+
+
+def _besides(connection: Connection, instance: str | None, give_up: float) -> list[Result]:
+    """Ask for transactions and deadlocks, of one instance or of the cluster."""
+    left = time_left(give_up)
+    cluster, grace = ("CLUSTER_", GRACE) if instance is None else ("", 0)
+    parts = {"hint": "/*+ MAX_EXECUTION_TIME(%(milliseconds)s) */ " if instance is None else ""}
+    args = {"milliseconds": hint(left), "instance_name": instance}
+    transactions = query("transactions", transactions=f"{cluster}TIDB_TRX", **parts)
+    results = [connection.query(transactions, args, deadline=left + grace, leave=True)]
+    name = "INSTANCE" if instance is None else "%(instance_name)s"
+    deadlocks = query("deadlocks", deadlocks=f"{cluster}DEADLOCKS", instance=name, **parts)
+    try:
+        results.append(connection.query(deadlocks, args, deadline=time_left(give_up) + grace, leave=True))
+    except ServerError:  # no PROCESS
+        return results
+    return results
+
+
+def _stand(listed: ProcessList, besides: Sequence[Sequence[Result]], asked: Waits, *, complete: bool) -> list[Standing]:
+    """Join what was read, and return who stands where."""
+    open_ones = {number: one for results in besides for number, one in _transactions(results[0])}
+    owners: dict[int, Somebody] = {}
+    sessions: dict[Somebody, Session] = {}
+    for session, number in _sessions(listed):
+        sessions[session.instance, session.id] = session
+        if number is not None:
+            owners[number] = session.instance, session.id
+    held = {owners[number]: one for number, one in open_ones.items() if number in owners}
+    why, ended = (
+        "it has ended and its locks stay a while, or it is TiDB's own work",
+        "nobody waits for its end any more",
+    )
+    if not complete:
+        why = ended = "nobody who answered has it"
+
+    def somebody(number: int) -> Somebody:
+        return owners.get(number) or Unlisted(f"transaction {number}", why)
+
+    found = []
+    for waiter, holder, what in _lock_waits(asked.waits):
+        transaction, session_ = open_ones.get(waiter), sessions.get(somebody(waiter))
+        if transaction is None or transaction.state in _WAITING:  # else it went on in between
+            found.append(Wait(somebody(waiter), somebody(holder), LOCK, what, _since(transaction, session_)))
+    if asked.jobs is not None:
+        found += _ddl_waits(asked.jobs, sessions, held, ended)
+    found.sort(key=lambda wait: -(wait.seconds or 0))
+    alone = [(one, one) for one, transaction in held.items() if transaction.state == "LockWaiting"]
+    waits: dict[Somebody, list[Wait]] = {}
+    holds: dict[Somebody, list[Wait]] = {}
+    for wait in found:
+        waits.setdefault(wait.waiter, []).append(wait)
+        holds.setdefault(wait.holder, []).append(wait)
+    return [
+        Standing(
+            branch,
+            sessions.get(branch.name),
+            held.get(branch.name),
+            tuple(sorted(waits.get(branch.name, ()), key=lambda wait, above=branch.above: wait.holder != above)),
+            tuple(holds.get(branch.name, ())),
+        )
+        for branch in grow([*((wait.waiter, wait.holder) for wait in found), *alone])
+    ]
+
+
+def _sessions(listed: ProcessList) -> Iterator[tuple[Session, int | None]]:
+    """Return each session of a list, with its transaction."""
+    names = ("INSTANCE", "ID", "USER", "HOST", "COMMAND", "TIME", "STATE", "INFO", "TxnStart", "TXN_ID")
+    for row in zip(*(listed[name].astype(object).where(listed[name].notna(), None) for name in names), strict=True):
+        yield Session(*row[:-1]), row[-1]
+
+
+def _transactions(result: Result) -> Iterator[tuple[int, Transaction]]:
+    columns = ("ID", "STATE", "MEM_BUFFER_KEYS", "MEM_BUFFER_BYTES", "RELATED_TABLE_IDS", "age", "waits_since")
+    found = (result.by_name.get(name) or result.by_name[f"{OURS}{name}"] for name in columns)
+    for number, state, keys, size, tables, age, since in zip(*found, strict=True):
+        waits = None if since is None else max(age - since, 0) / _MICROSECONDS
+        ids = frozenset((tables or "").split(",")) - {""}
+        yield number, Transaction(state, keys or 0, size or 0, max(age, 0) / _MICROSECONDS, waits, ids)
+
+
+def _lock_waits(results: Sequence[Result]) -> list[tuple[int, int, str]]:
+    """Return each wait once: every instance lists those of the whole cluster, and its own twice."""
+    rows = (row for result in results for row in result.rows)
+    return list(dict.fromkeys((waiter, holder, locked(info, key)) for waiter, holder, info, key in rows))
+
+
+def _since(transaction: Transaction | None, session: Session | None) -> float | None:
+    """Return the seconds that a session waits for a lock, in autocommit mode those that its statement runs."""
+    if transaction is not None and transaction.waits is not None:
+        return transaction.waits
+    return float(session.time) if session is not None and session.runs else None
+
+
+def locked(info: str | None, key: str) -> str:
+    """Return in words what is locked, from KEY_INFO or else the KEY.
+
+    >>> locked('{"db_name":"shop","table_name":"stock","handle_type":"int","handle_value":"1","table_id":112}', "74")
+    'shop.stock row 1'
+    >>> locked('{"db_name":"a","table_name":"b","index_name":"by_name","index_values":["x","2"],"index_id":1}', "74")
+    'a.b index by_name (x, 2)'
+    >>> locked(None, "7480000000000000FF")
+    'key 7480000000000000FF'
+    """
+    try:
+        known = json.loads(info or "")
+    except ValueError:
+        known = None
+    if not isinstance(known, dict) or not {"table_name", "table_id"} & known.keys():
+        return f"key {key}"
+    table = (
+        f"{known.get('db_name', '')}.{known['table_name']}" if "table_name" in known else f"table {known['table_id']}"
+    )
+    if "partition_name" in known:
+        table += f" partition {known['partition_name']}"
+    if "handle_value" in known:
+        return f"{table} row {known['handle_value']}"
+    if "index_name" in known:
+        return f"{table} index {known['index_name']} ({', '.join(map(str, known.get('index_values') or ()))})"
+    return f"{table} index {known['index_id']}" if "index_id" in known else table
+
+
+def _ddl_waits(
+    jobs: Result, sessions: Mapping[Somebody, Session], held: Mapping[Somebody, Transaction], ended: str
+) -> Iterator[Wait]:
+    """Return which DDL waits for which transactions, and for which other DDL.
+
+    A job waits for the transactions that have used the table and are older than its step. Those that are younger than
+    the statement do not hold it up while an older one does, although mysql.tidb_mdl_view lists them (8.5.6, measured);
+    within a second that cannot be told.
+    """
+    free = {one: session for one, session in sessions.items() if session.runs}
+    waiting: list[tuple[Somebody, frozenset[str], int]] = []
+    for number, tables, locked_tables, database, table, text in jobs.rows:
+        alike = (one for one, session in free.items() if same_text(text or "", session.info or ""))
+        ddl = next(alike, None) or Unlisted(f"DDL job {number}", ended)
+        session = free.pop(ddl, None)
+        since = float(session.time) if session is not None else None
+        ids = frozenset((tables or "").split(","))
+        if locked_tables is None:
+            before = [one for one in waiting if one[1] & ids]
+            yield from (Wait(ddl, other, DDL_QUEUE, f"DDL job {job}", since, number) for other, _, job in before[-1:])
+            continue
+        holders = {
+            one: it for one, it in held.items() if one != ddl and it.tables & frozenset(locked_tables.split(","))
+        }
+        older = [one for one, it in holders.items() if since is None or it.age >= since + 1]
+        for holder in older or holders:
+            yield Wait(ddl, holder, METADATA_LOCK, f"{database}.{table} (DDL job {number})", since, number)
+        waiting.append((ddl, ids, number))
+
+
+def _deadlocks(besides: Sequence[Sequence[Result]]) -> pd.DataFrame:
+    parts = [to_columns(results[1], _DEADLOCK_COLUMNS) for results in besides if len(results) > 1]
+    if not parts:
+        return pd.DataFrame(columns=[*_DEADLOCK_COLUMNS, "LOCK"])
+    frame = pd.concat([pd.DataFrame(part) for part in parts], ignore_index=True)
+    frame["LOCK"] = [locked(info, key) for info, key in zip(frame["KEY_INFO"], frame["KEY"], strict=True)]
+    frame["OCCUR_TIME"] = pd.to_datetime(frame["OCCUR_TIME"], unit="ms", utc=True).dt.as_unit("ms")
+    return frame.sort_values(["OCCUR_TIME", "INSTANCE", "DEADLOCK_ID"], ignore_index=True)
