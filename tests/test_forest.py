@@ -1,11 +1,18 @@
 """Random forests: everyone once, no wait lost, circles end."""
 
 from collections import Counter
+from typing import Any
 
+import pandas as pd
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tidb_magic.driver import Result
 from tidb_magic.forest import Branch, grow
+from tidb_magic.lockforest import LockForest
+from tidb_magic.locks import stand
+from tidb_magic.processlist import to_frame
+from tidb_magic.stores import Waits
 
 NAMES = st.integers(0, 12)
 WAITS = st.lists(st.tuples(NAMES, NAMES), max_size=40)
@@ -98,3 +105,63 @@ def test_the_root_with_the_most_behind_it_comes_first_and_who_waits_for_two_stan
     assert (forest[c].above, forest[c].also) == (b, (a,))
     assert (forest[b].behind, forest[b].frees) == (3, 2)
     assert (forest[a].behind, forest[a].frees) == (1, 0)
+
+
+# -- from rows as TiDB gives them ------------------------------------------------------------------------------
+
+SESSION = ("INSTANCE", "ID", "USER", "HOST", "DB", "COMMAND", "TIME", "STATE", "INFO", "TxnStart")
+TRANSACTION = ("ID", "STATE", "MEM_BUFFER_KEYS", "MEM_BUFFER_BYTES", "RELATED_TABLE_IDS")
+STATES = st.sampled_from(["LockWaiting", "Committing", "Idle", None])
+
+
+def result(columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> Result:
+    integers = {"ID", "TIME", "MEM_BUFFER_KEYS", "MEM_BUFFER_BYTES", "TRX_ID", "CURRENT_HOLDING_TRX_ID"}
+    data = tuple(zip(*rows, strict=True)) if rows else tuple(() for _ in columns)
+    return Result(columns, frozenset(integers & {*columns}), data)
+
+
+@given(WAITS, st.lists(STATES, min_size=13, max_size=13), st.booleans())
+def test_from_made_up_rows_every_session_stands_once_and_no_wait_of_one_who_waits_is_lost(
+    waits: list[tuple[int, int]], states: list[str | None], complete: bool
+) -> None:
+    """A transaction without a state is in no list, as one that has ended; the ids are alike on all instances."""
+    known = [number for number, state in enumerate(states) if state]
+    sessions = [
+        (f"a:{number % 3}", 2 * (number // 3), "ann", "b:1", None, "Query", 3, "", "UPDATE t", f"(100{number:02})")
+        for number in known
+    ]
+    transactions = [(10_000 + number, states[number], 1, 0, "7", 3_000_000, 1_000_000) for number in known]
+    listed = to_frame(result(SESSION, sessions))
+    besides = [[result((*TRANSACTION, "tidb_magic_age", "tidb_magic_waits_since"), transactions)]]
+    rows = [(10_000 + waiter, 10_000 + holder, None, "74") for waiter, holder in waits]
+    asked = Waits(
+        (result(("TRX_ID", "CURRENT_HOLDING_TRX_ID", "KEY_INFO", "KEY"), rows * 2),),
+        None,
+        complete,
+        denied=False,
+        remarks=(),
+    )
+    standings = stand(listed, besides, asked, complete=complete)
+    forest = LockForest(standings, listed, pd.DataFrame(columns=["INSTANCE", "DEADLOCK_ID"]))
+
+    def name(number: int) -> str:
+        return f"a:{number % 3} {2 * (number // 3)}" if states[number] else f"transaction {10_000 + number}"
+
+    pairs = zip(forest.waits.to_dict("records"), strict=True)
+    found = [
+        tuple(
+            row[who] if pd.isna(row[f"{at}ID"]) else f"{row[f'{at}INSTANCE']} {row[f'{at}ID']}"
+            for who, at in (("WAITER", ""), ("HOLDER", "HOLDER_"))
+        )
+        for (row,) in pairs
+    ]
+    assert len(found) == len(set(found))
+    assert set(found) == {(name(a), name(b)) for a, b in waits if a != b and states[a] != "Idle"}
+    keys = list(zip(forest.frame["INSTANCE"], forest.frame["ID"], strict=True))
+    assert len(keys) == len(set(keys))
+    lone = {name(number) for number in known if states[number] == "LockWaiting"}
+    stands = {f"{instance} {id_}" for instance, id_ in keys}
+    assert stands >= lone | {one for pair in found for one in pair if not one.startswith("transaction")}
+    assert {*zip(forest.roots["INSTANCE"], forest.roots["ID"], strict=True)} <= {*keys}
+    assert repr(forest)
+    assert forest._repr_html_()

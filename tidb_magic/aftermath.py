@@ -18,7 +18,7 @@ from tidb_magic.targets import Outcome
 WATCHED = 30.0  # seconds; a lock's time to live is about 20 (8.5.6, measured)
 _PAUSE = 0.25  # seconds between two readings
 _NAMED = 5
-_STILL, _WENT_ON = "still waits", "went on"
+_STILL, _UNKNOWN, _WENT_ON = "still waits", "was not found", "went on"
 
 
 @dataclass
@@ -33,6 +33,11 @@ class _Waiter:
     now: str = _STILL
     seconds: float | None = None
     since: float | None = None
+
+    @property
+    def watched(self) -> bool:
+        """Whether it is not known yet what becomes of it."""
+        return self.now in (_STILL, _UNKNOWN)
 
 
 def waiters(forest: LockForest, victims: Iterable[tuple[str, int]]) -> int:
@@ -75,7 +80,7 @@ def _watch(link: Link, watched: list[_Waiter], gone: set[str], deadline: float) 
     began = time.monotonic()
     said: list[str] = []
     try:
-        while any(one.now == _STILL for one in watched) and time.monotonic() - began < WATCHED:
+        while any(one.watched for one in watched) and time.monotonic() - began < WATCHED:
             try:
                 now = locks(link, deadline=deadline)
             except TidbMagicError as error:
@@ -86,7 +91,7 @@ def _watch(link: Link, watched: list[_Waiter], gone: set[str], deadline: float) 
             time.sleep(_PAUSE)
     except KeyboardInterrupt:
         return ["Interrupted: what becomes of who waits was not watched to the end."]
-    return said if any(one.now == _STILL for one in watched) else []
+    return said if any(one.watched for one in watched) else []
 
 
 def _note(watched: list[_Waiter], gone: set[str], now: LockForest, seconds: float) -> None:
@@ -94,11 +99,13 @@ def _note(watched: list[_Waiter], gone: set[str], now: LockForest, seconds: floa
     for waiter, holder in zip(now.waits["WAITER"], now.waits["HOLDER"], strict=True):
         holders.setdefault(waiter, []).append(holder)
     for one in watched:
-        if one.now != _STILL:
+        if not one.watched:
             continue
         above = holders.get(one.name, [])
-        if not gone.isdisjoint(above) or not (above or now.complete):
-            one.since = None
+        if not gone.isdisjoint(above):
+            one.now, one.since = _STILL, None
+        elif not above and not now.complete:  # it may wait where nobody answered
+            one.now, one.since = _UNKNOWN, None
         elif one.since is None:  # a reading can miss a wait: another one has to find the same
             one.since = seconds
         else:

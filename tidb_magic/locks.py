@@ -58,7 +58,7 @@ def locks(link: Link, *, deadline: float = DEADLINE) -> LockForest:
         remarks = (_NO_PROCESS, *remarks)
     listed.remarks = (*listed.remarks, *remarks)
     complete, listed.complete = listed.complete, listed.complete and waits.known
-    return LockForest(_stand(listed, besides, waits, complete=complete), listed, _deadlocks(besides))
+    return LockForest(stand(listed, besides, waits, complete=complete), listed, _deadlocks(besides))
 
 
 def _besides(connection: Connection, instance: str | None, give_up: float) -> list[Result]:
@@ -78,7 +78,7 @@ def _besides(connection: Connection, instance: str | None, give_up: float) -> li
     return results
 
 
-def _stand(listed: ProcessList, besides: Sequence[Sequence[Result]], asked: Waits, *, complete: bool) -> list[Standing]:
+def stand(listed: ProcessList, besides: Sequence[Sequence[Result]], asked: Waits, *, complete: bool) -> list[Standing]:
     """Join what was read, and return who stands where."""
     open_ones = {number: one for results in besides for number, one in _transactions(results[0])}
     owners: dict[int, Somebody] = {}
@@ -100,6 +100,8 @@ def _stand(listed: ProcessList, besides: Sequence[Sequence[Result]], asked: Wait
 
     found = []
     for waiter, holder, what in _lock_waits(asked.waits):
+        if waiter == holder:
+            continue
         transaction, session_ = open_ones.get(waiter), sessions.get(somebody(waiter))
         if transaction is None or transaction.state in _WAITING:  # else it went on in between
             found.append(Wait(somebody(waiter), somebody(holder), LOCK, what, _since(transaction, session_)))
@@ -132,8 +134,8 @@ def _sessions(listed: ProcessList) -> Iterator[tuple[Session, int | None]]:
 
 
 def _transactions(result: Result) -> Iterator[tuple[int, Transaction]]:
-    columns = ("ID", "STATE", "MEM_BUFFER_KEYS", "MEM_BUFFER_BYTES", "RELATED_TABLE_IDS", "age", "waits_since")
-    found = (result.by_name.get(name) or result.by_name[f"{OURS}{name}"] for name in columns)
+    columns = ("ID", "STATE", "MEM_BUFFER_KEYS", "MEM_BUFFER_BYTES", "RELATED_TABLE_IDS")
+    found = (result.by_name[name] for name in (*columns, f"{OURS}age", f"{OURS}waits_since"))
     for number, state, keys, size, tables, age, since in zip(*found, strict=True):
         waits = None if since is None else max(age - since, 0) / _MICROSECONDS
         ids = frozenset((tables or "").split(",")) - {""}

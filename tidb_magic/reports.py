@@ -34,8 +34,8 @@ class KillReport(ShownFrame):
         Sentences on the whole: what was not looked at, why nothing was sent, how to carry out what is planned.
     waiters : DataFrame or None
         After a kill of root blockers, who waited for them: ID ``Int64``, INSTANCE, WAITED_FOR ``Int64``, LOCK; NOW
-        (``went on``, ``waits for ID now``, ``still waits``); SECONDS ``Float64`` from the proof of the kill until that
-        was seen.
+        (``went on``, ``waits for ID now``, ``still waits``, ``was not found`` where not all answered); SECONDS
+        ``Float64`` from the proof of the kill until that was seen.
     """
 
     cluster: str = ""
