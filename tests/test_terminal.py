@@ -58,7 +58,7 @@ def test_the_terminal_asks_for_a_password_and_shows_none(
     with Client(playground, 1, "joe", password=PLANTED) as client:
         running(client.start(LONG_SELECT.format("terminal")))  # type: ignore[operator]
         terminal.sendline(f"%tidb_kill QUERY {client.id}")
-        terminal.expect_exact("1 interrupted.")
+        terminal.expect_exact("1 interrupted (joe@127.0.0.1:")
     terminal.sendline("exit")
     terminal.expect(pexpect.EOF)
     assert PLANTED.encode() not in (tmp_path / "history.sqlite").read_bytes()
@@ -71,4 +71,4 @@ def test_the_demo_proves_a_kill_on_another_instance_and_leaves_what_ran_before()
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Proven: through 127.0.0.1:" in done.stdout
     assert "7 sessions on 3 instances" in done.stdout
-    assert "1 interrupted." in done.stdout
+    assert "1 interrupted (root@127.0.0.1:" in done.stdout

@@ -7,9 +7,10 @@ from contextlib import suppress
 
 import pandas as pd
 
+from tidb_magic import routing
 from tidb_magic.connection import Connection
-from tidb_magic.driver import Result, hint, time_left
-from tidb_magic.errors import ServerError, TidbMagicError
+from tidb_magic.driver import LEAST, Result, hint, time_left
+from tidb_magic.errors import ConnectError, DeadlineError, ServerError, TidbMagicError
 from tidb_magic.forest import grow
 from tidb_magic.link import Link
 from tidb_magic.lockforest import (
@@ -47,8 +48,9 @@ def locks(link: Link, *, deadline: float = DEADLINE) -> LockForest:
     ServerError, Interrupted
     """
     give_up = time.monotonic() + deadline
-    link.connection(within=deadline)
-    waits = ask_stores(link, deadline=deadline / 2)
+    if not link.trouble:
+        _call_the_roll(link, deadline / 4)
+    waits = ask_stores(link, deadline=max((give_up - time.monotonic()) / 2, LEAST))
     listed, besides = read_also(link, None, _besides, limit=ALL, deadline=time_left(give_up))
     remarks = waits.remarks
     if waits.denied:
@@ -59,6 +61,18 @@ def locks(link: Link, *, deadline: float = DEADLINE) -> LockForest:
     listed.remarks = (*listed.remarks, *remarks)
     complete, listed.complete = listed.complete, listed.complete and waits.known
     return LockForest(stand(listed, besides, waits, complete=complete), listed, _deadlocks(besides))
+
+
+def _call_the_roll(link: Link, within: float) -> None:
+    """Ask who is registered: who waits in autocommit mode is told by his own instance alone."""
+    connection = link.connection(within=within)
+    try:
+        link.call(routing.instances(connection, deadline=within))
+    except DeadlineError:
+        link.pd_is_silent()
+        link.troubled()
+    except ConnectError:  # it was lost while nobody used it, and is opened again, which asks the same
+        link.connection(within=within)
 
 
 def _besides(connection: Connection, instance: str | None, give_up: float) -> list[Result]:
