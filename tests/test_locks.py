@@ -175,43 +175,42 @@ def test_killing_a_root_from_the_forest_frees_its_waiters_and_the_report_says_wh
     assert of["other"].alive()
 
 
-def test_what_waits_behind_two_is_freed_when_both_are_killed_and_the_waiter_really_went_on(
-    playground: Playground, cluster: Cluster
-) -> None:
+@pytest.fixture
+def blocked(playground: Playground, cluster: Cluster) -> Iterator[tuple[Client, LockForest]]:
+    """A session that waits in autocommit mode for a row that another one holds, and the forest of both."""
     furnish(playground)
     with Client(playground, 0) as holder, Client(playground, 2) as waiter:
         holder.query("BEGIN")
         holder.query("UPDATE test.tangle SET v = v + 1 WHERE n = 3")
         waiter.start("UPDATE test.tangle SET v = v + 1 WHERE n = 3")
-        forest = eventually(lambda: (now := cluster.locks()) and len(now.roots) and now)
-        report = cluster.kill(forest)
-        assert list(report["OUTCOME"]) == ["killed"]
-        assert report.waiters is not None
-        assert list(report.waiters["NOW"]) == ["went on"]
-        assert waiter.result() == ()
-        assert report.waiters["SECONDS"].iloc[0] > 0
+        yield waiter, eventually(lambda: (now := cluster.locks()) and len(now.roots) and now)
+
+
+def test_who_waits_for_a_root_that_is_killed_really_goes_on(
+    cluster: Cluster, blocked: tuple[Client, LockForest]
+) -> None:
+    waiter, forest = blocked
+    report = cluster.kill(forest)
+    assert list(report["OUTCOME"]) == ["killed"]
+    assert report.waiters is not None
+    assert list(report.waiters["NOW"]) == ["went on"]
+    assert waiter.result() == ()
+    assert report.waiters["SECONDS"].iloc[0] > 0
 
 
 def test_ctrl_c_while_the_waiters_are_watched_keeps_the_report(
-    playground: Playground, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, blocked: tuple[Client, LockForest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    furnish(playground)
-    with Client(playground, 0) as holder, Client(playground, 2) as waiter:
-        holder.query("BEGIN")
-        holder.query("UPDATE test.tangle SET v = v + 1 WHERE n = 3")
-        waiter.start("UPDATE test.tangle SET v = v + 1 WHERE n = 3")
-        forest = eventually(lambda: (now := cluster.locks()) and len(now.roots) and now)
+    def read(*args: Any, **options: Any) -> LockForest:
+        interrupt()
+        return locks(*args, **options)
 
-        def read(*args: Any, **options: Any) -> LockForest:
-            interrupt()
-            return locks(*args, **options)
-
-        monkeypatch.setattr(aftermath, "locks", read)
-        report = cluster.kill(forest)
-        assert list(report["OUTCOME"]) == ["killed"]
-        assert report.waiters is not None
-        assert list(report.waiters["NOW"]) == ["still waits"]
-        assert report.remarks[-1] == "Interrupted: what becomes of who waits was not watched to the end."
+    monkeypatch.setattr(aftermath, "locks", read)
+    report = cluster.kill(blocked[1])
+    assert list(report["OUTCOME"]) == ["killed"]
+    assert report.waiters is not None
+    assert list(report.waiters["NOW"]) == ["still waits"]
+    assert report.remarks[-1] == "Interrupted: what becomes of who waits was not watched to the end."
 
 
 def test_a_deadlock_that_tidb_resolved_is_told_and_there_is_nothing_to_kill(

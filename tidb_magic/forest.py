@@ -50,7 +50,7 @@ def grow(waits: Iterable[tuple[Name, Name]]) -> list[Branch[Name]]:
     for root in sorted(roots, key=lambda name: -behind[name]):
         _climb(root, holders, waiters, behind, grown)
     # Who is left is in a circle or behind one: who is in it has at least as many behind him as those behind it.
-    for root in sorted(holders.keys() - grown.keys(), key=lambda name: (-behind[name], list(holders).index(name))):
+    for root in sorted((name for name in holders if name not in grown), key=lambda name: -behind[name]):
         if root not in grown:
             _climb(root, holders, waiters, behind, grown)
     return list(grown.values())

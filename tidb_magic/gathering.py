@@ -47,6 +47,22 @@ class Gathered:
     remarks: tuple[str, ...] = ()
 
 
+@dataclass
+class Dropped:
+    """Connections that were dropped, and whose statements are ended meanwhile."""
+
+    ending: dict[Future[str], Connection] = field(default_factory=dict)
+
+    def end(self, executor: ThreadPoolExecutor, connection: Connection) -> None:
+        """End the statement of a dropped connection."""
+        self.ending[executor.submit(connection.end_statement, forward=False)] = connection
+
+    def said(self) -> list[str]:
+        """Say what of ours may still run."""
+        said = [future.result() if future.done() else one.may_still_run for future, one in self.ending.items()]
+        return [one for one in said if one]
+
+
 def gather(link: Link, ask: Ask, deadline: float) -> Gathered:
     """Ask the whole cluster in one statement; when that misses its deadline, every instance by itself.
 
@@ -83,7 +99,7 @@ def gather(link: Link, ask: Ask, deadline: float) -> Gathered:
         link.troubled()
         apart = _Apart(link, ask, time.monotonic() + _APART, error)
         if connection is not None and not connection.open and isinstance(error, DeadlineError):
-            apart.end(connection)
+            apart.dropped.end(apart.executor, connection)
         return apart.read()
     finally:
         prepare.cancel()
@@ -111,14 +127,10 @@ class _Apart:
     heard: dict[str, list[Result]] = field(default_factory=dict)
     unheard: dict[str, str] = field(default_factory=dict)  # name -> why
     left: list[Connection] = field(default_factory=list)  # dropped with a statement that may still run
-    ending: dict[Future[str], Connection] = field(default_factory=dict)
+    dropped: Dropped = field(default_factory=Dropped)
     executor: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(_THREADS, thread_name_prefix="tidb_magic-read")
     )
-
-    def end(self, connection: Connection) -> None:
-        """End the statement of a dropped connection meanwhile."""
-        self.ending[self.executor.submit(connection.end_statement, forward=False)] = connection
 
     def read(self) -> Gathered:
         try:
@@ -204,8 +216,7 @@ class _Apart:
 
     def _left_over(self) -> list[str]:
         """Say what of ours may still run."""
-        said = [future.result() if future.done() else one.may_still_run for future, one in self.ending.items()]
-        return [one for one in [*said, *(one.may_still_run for one in self.left)] if one]
+        return [*self.dropped.said(), *(one.may_still_run for one in self.left)]
 
     def _reason(self, name: str) -> str:
         why = self.unheard.get(name) or self.link.silent.get(name) or "it did not answer"

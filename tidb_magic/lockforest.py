@@ -9,8 +9,8 @@ import pandas as pd
 from tidb_magic.forest import Branch
 from tidb_magic.frames import counted
 from tidb_magic.processlist import TEXT, ProcessList
-from tidb_magic.render import Bytes, Seconds, html_table, text_table
-from tidb_magic.sessions import Session
+from tidb_magic.render import Seconds, html_table, text_table
+from tidb_magic.sessions import Session, Transaction
 
 LOCK, METADATA_LOCK, DDL_QUEUE = "lock", "metadata lock", "DDL queue"  # kinds of waits
 _HEADER = ["SESSION", "INSTANCE", "USER", "WAITS", "HOLDS", "BEHIND", "FREES", "TRANSACTION", "DOES"]
@@ -46,12 +46,9 @@ class Wait:
 
 
 @dataclass(frozen=True)
-class Transaction:
-    """An open transaction as CLUSTER_TIDB_TRX has it. `age` and `waits` are seconds, `size` is bytes."""
+class OpenTransaction(Transaction):
+    """The same with how old it is, and how long it waits for a lock, in seconds; `tables` by their ids."""
 
-    state: str
-    keys: int
-    size: int
     age: float
     waits: float | None
     tables: frozenset[str]
@@ -63,7 +60,7 @@ class Standing:
 
     branch: Branch[Somebody]
     session: Session | None = None
-    transaction: Transaction | None = None
+    transaction: OpenTransaction | None = None
     waits: tuple[Wait, ...] = ()
     held: tuple[Wait, ...] = ()
 
@@ -214,8 +211,7 @@ def _row(tree: str, standing: Standing) -> list[object]:
     waits += [f"also for {_name(one)}" for one in others]
     changes = []
     if transaction is not None:
-        size = f" ({Bytes(transaction.size)})" if transaction.size else ""
-        changes = [str(Seconds(transaction.age)), f"{counted(transaction.keys, 'key')}{size}"]
+        changes = [str(Seconds(transaction.age)), transaction.changes]
     return [
         f"{tree}{_name(branch.name)}",
         session.instance if session else "",

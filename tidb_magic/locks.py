@@ -18,9 +18,9 @@ from tidb_magic.lockforest import (
     LOCK,
     METADATA_LOCK,
     LockForest,
+    OpenTransaction,
     Somebody,
     Standing,
-    Transaction,
     Unlisted,
     Wait,
 )
@@ -85,10 +85,8 @@ def _besides(connection: Connection, instance: str | None, give_up: float) -> li
     results = [connection.query(transactions, args, deadline=left + grace, leave=True)]
     name = "INSTANCE" if instance is None else "%(instance_name)s"
     deadlocks = query("deadlocks", deadlocks=f"{cluster}DEADLOCKS", instance=name, **parts)
-    try:
+    with suppress(ServerError):  # no PROCESS
         results.append(connection.query(deadlocks, args, deadline=time_left(give_up) + grace, leave=True))
-    except ServerError:  # no PROCESS
-        return results
     return results
 
 
@@ -147,13 +145,13 @@ def _sessions(listed: ProcessList) -> Iterator[tuple[Session, int | None]]:
         yield Session(*row[:-1]), row[-1]
 
 
-def _transactions(result: Result) -> Iterator[tuple[int, Transaction]]:
+def _transactions(result: Result) -> Iterator[tuple[int, OpenTransaction]]:
     columns = ("ID", "STATE", "MEM_BUFFER_KEYS", "MEM_BUFFER_BYTES", "RELATED_TABLE_IDS")
     found = (result.by_name[name] for name in (*columns, f"{OURS}age", f"{OURS}waits_since"))
     for number, state, keys, size, tables, age, since in zip(*found, strict=True):
         waits = None if since is None else max(age - since, 0) / _MICROSECONDS
         ids = frozenset((tables or "").split(",")) - {""}
-        yield number, Transaction(state, keys or 0, size or 0, max(age, 0) / _MICROSECONDS, waits, ids)
+        yield number, OpenTransaction(state, keys or 0, size or 0, max(age, 0) / _MICROSECONDS, waits, ids)
 
 
 def _lock_waits(results: Sequence[Result]) -> list[tuple[int, int, str]]:
@@ -162,7 +160,7 @@ def _lock_waits(results: Sequence[Result]) -> list[tuple[int, int, str]]:
     return list(dict.fromkeys((waiter, holder, locked(info, key)) for waiter, holder, info, key in rows))
 
 
-def _since(transaction: Transaction | None, session: Session | None) -> float | None:
+def _since(transaction: OpenTransaction | None, session: Session | None) -> float | None:
     """Return the seconds that a session waits for a lock, in autocommit mode those that its statement runs."""
     if transaction is not None and transaction.waits is not None:
         return transaction.waits
@@ -198,7 +196,7 @@ def locked(info: str | None, key: str) -> str:
 
 
 def _ddl_waits(
-    jobs: Result, sessions: Mapping[Somebody, Session], held: Mapping[Somebody, Transaction], ended: str
+    jobs: Result, sessions: Mapping[Somebody, Session], held: Mapping[Somebody, OpenTransaction], ended: str
 ) -> Iterator[Wait]:
     """Return which DDL waits for which transactions, and for which other DDL.
 

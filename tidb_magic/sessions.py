@@ -9,8 +9,10 @@ from types import MappingProxyType
 from tidb_magic.connection import Connection
 from tidb_magic.connection_id import ConnectionId
 from tidb_magic.driver import Result, hint
+from tidb_magic.frames import counted
 from tidb_magic.processlist import INFO_CUT
 from tidb_magic.queries import query
+from tidb_magic.render import Bytes
 
 DEADLINE = 3.0  # seconds
 GRACE = 0.2  # seconds that the server may take to say that its own deadline has passed
@@ -32,6 +34,12 @@ class Transaction:
     state: str
     keys: int
     size: int  # bytes
+
+    @property
+    def changes(self) -> str:
+        """What it would roll back, in words."""
+        size = f" ({Bytes(self.size)})" if self.size else ""
+        return f"{counted(self.keys, 'key')}{size}"
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,14 @@ A silent store must not look like a silent instance, and must not keep the list 
 
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 from tidb_magic.connection import Connection
 from tidb_magic.driver import Result, hint, time_left
 from tidb_magic.errors import ConnectError, DeadlineError, Interrupted, ServerError, TidbMagicError
+from tidb_magic.gathering import Dropped
 from tidb_magic.link import Link
 from tidb_magic.queries import query
 from tidb_magic.routing import Instance
@@ -58,7 +59,7 @@ class _Asking:
     link: Link
     give_up: float
     at_work: list[Connection] = field(default_factory=list)
-    ending: dict[Future[str], Connection] = field(default_factory=dict)
+    dropped: Dropped = field(default_factory=Dropped)
     executor: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(_THREADS, thread_name_prefix="tidb_magic-locks")
     )
@@ -82,7 +83,7 @@ class _Asking:
         jobs, remark = self._jobs(sorted(answering, key=link.leads))  # the main connection last: it can get lost
         remarks += [remark] if remark else []
         known = not problems and jobs is not None and len(asked) == len(link.roll.instances)
-        return Waits(tuple(results), jobs, known, denied, (*remarks, *self._left_over()))
+        return Waits(tuple(results), jobs, known, denied, (*remarks, *self.dropped.said()))
 
     def _jobs(self, instances: Sequence[Instance]) -> tuple[Result | None, str]:
         """Ask one of these instances for the DDL jobs; return what has to be said of that, too."""
@@ -117,7 +118,7 @@ class _Asking:
                 return connection.query(query(name), args, deadline=left, leave=True)
             except DeadlineError:
                 if not connection.open:
-                    self.ending[self.executor.submit(connection.end_statement, forward=False)] = connection
+                    self.dropped.end(self.executor, connection)
                 raise
             except ConnectError:  # it was lost while nobody used it
                 if attempt == 2:
@@ -130,14 +131,9 @@ class _Asking:
             for connection in self.at_work:
                 if connection.busy:
                     connection.close()
-                    self.ending[self.executor.submit(connection.end_statement, forward=False)] = connection
-            wait(self.ending, 2)
-        return self._left_over()
-
-    def _left_over(self) -> list[str]:
-        """Say what of ours may still run."""
-        said = [future.result() if future.done() else one.may_still_run for future, one in self.ending.items()]
-        return [one for one in said if one]
+                    self.dropped.end(self.executor, connection)
+            wait(self.dropped.ending, 2)
+        return self.dropped.said()
 
 
 def _problems(problems: dict[str, str], *, nobody: bool) -> list[str]:

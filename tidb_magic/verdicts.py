@@ -4,8 +4,6 @@ import re
 from dataclasses import dataclass, replace
 
 from tidb_magic.connection import Own
-from tidb_magic.frames import counted
-from tidb_magic.render import Bytes
 from tidb_magic.routing import Capabilities, Route
 from tidb_magic.sessions import Look, Session
 from tidb_magic.targets import Outcome, Seen, Target, changed, replaced, same_statement
@@ -178,8 +176,7 @@ def rolled_back(session: Session) -> list[str]:
         return []
     if session.transaction.state == COMMITTING:
         return ["its transaction is committing: whether that succeeds is not known", LOCKS_STAY]
-    size = f" ({Bytes(session.transaction.size)})" if session.transaction.size else ""
-    return [f"rolls back {counted(session.transaction.keys, 'key')}{size}", LOCKS_STAY]
+    return [f"rolls back {session.transaction.changes}", LOCKS_STAY]
 
 
 def proof(target: Target, look: Look, able: Capabilities) -> Target:
