@@ -4,6 +4,7 @@ from collections import Counter
 from typing import Any
 
 import pandas as pd
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -151,7 +152,7 @@ def test_from_made_up_rows_every_session_stands_once_and_no_wait_of_one_who_wait
     found = [
         tuple(
             row[who] if pd.isna(row[f"{at}ID"]) else f"{row[f'{at}INSTANCE']} {row[f'{at}ID']}"
-            for who, at in (("WAITER", ""), ("HOLDER", "HOLDER_"))
+            for who, at in (("WAITER", "WAITER_"), ("HOLDER", "HOLDER_"))
         )
         for (row,) in pairs
     ]
@@ -165,3 +166,38 @@ def test_from_made_up_rows_every_session_stands_once_and_no_wait_of_one_who_wait
     assert {*zip(forest.roots["INSTANCE"], forest.roots["ID"], strict=True)} <= {*keys}
     assert repr(forest)
     assert forest._repr_html_()
+
+
+@pytest.mark.parametrize(("ages", "holders"), [([60, 3], [0]), ([3, 3], [0, 1]), ([60, 50], [0, 1])])
+def test_ddl_waits_for_older_transactions_and_where_none_is_older_for_all_that_use_the_table(
+    ages: list[int], holders: list[int]
+) -> None:
+    """A statement runs for 10 s; whole seconds cannot tell transactions of about its age from older ones."""
+    sessions = [(f"a:{at}", 2, "ann", "b:1", None, "Sleep", 3, "", None, f"(100{at})") for at in range(len(ages))]
+    ddl = ("a:9", 2, "ann", "b:1", None, "Query", 10, "", "ALTER TABLE t ADD c INT", "")
+    listed = to_frame(result(SESSION, [*sessions, ddl]))
+    transactions = [(1000 + at, "Idle", 1, 0, "7", age * 1_000_000, None) for at, age in enumerate(ages)]
+    besides = [[result((*TRANSACTION, "tidb_magic_age", "tidb_magic_waits_since"), transactions)]]
+    columns = ("JOB_ID", "TABLE_IDS", "LOCKED_TABLE_IDS", "DB_NAME", "TABLE_NAME", "QUERY")
+    jobs = result(columns, [(100, "7", "7", "test", "t", "ALTER TABLE t ADD c INT")])
+    asked = Waits((), jobs, known=True, denied=False, remarks=())
+    standings = stand(listed, besides, asked, complete=True)
+    found = [(wait.waiter, wait.holder) for standing in standings for wait in standing.waits]
+    assert sorted(found, key=str) == [(("a:9", 2), (f"a:{at}", 2)) for at in holders]
+
+
+def test_ddl_that_other_ddl_waits_for_is_no_root_to_kill() -> None:
+    """It runs, and it is cancelled, not killed."""
+    statements = ["ALTER TABLE t ADD INDEX late (v)", "ALTER TABLE t ADD COLUMN w INT"]
+    sessions = [(f"a:{at}", 2, "ann", "b:1", None, "Query", 9 - at, "", text, "") for at, text in enumerate(statements)]
+    columns = ("JOB_ID", "TABLE_IDS", "LOCKED_TABLE_IDS", "DB_NAME", "TABLE_NAME", "QUERY")
+    jobs = result(
+        columns, [(100 + at, "7", None if at else "7", "test", "t", text) for at, text in enumerate(statements)]
+    )
+    transactions = [[result((*TRANSACTION, "tidb_magic_age", "tidb_magic_waits_since"), [])]]
+    listed = to_frame(result(SESSION, sessions))
+    standings = stand(listed, transactions, Waits((), jobs, known=True, denied=False, remarks=()), complete=True)
+    forest = LockForest(standings, listed, pd.DataFrame(columns=["INSTANCE", "DEADLOCK_ID"]))
+    assert [standing.root for standing in standings] == [True, False]
+    assert not len(forest.roots)
+    assert "ADMIN CANCEL DDL JOBS 101." in repr(forest)

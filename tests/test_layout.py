@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "tidb_magic"
 ORDER = [
     "magics",
     "lines",
+    "widget",
     "api",
     "kill",
     "aftermath",
@@ -29,6 +30,7 @@ ORDER = [
     "targets",
     "reading",
     "gathering",
+    "snapshot",
     "sessions",
     "views",
     "processlist",
@@ -90,7 +92,7 @@ def test_only_one_part_knows_the_driver() -> None:
 
 def test_only_the_front_knows_the_notebook_and_only_queries_hold_sql() -> None:
     for path in PACKAGE.glob("*.py"):
-        if path.stem not in {"magics", "lines", "__init__", "api"}:
+        if path.stem not in {"magics", "lines", "widget", "__init__", "api"}:
             assert not any(name.startswith("IPython") for name in imports(path))
         if path.stem not in {"connection", "driver"}:  # they end own statements, ask who it is, read warnings
             assert [

@@ -53,7 +53,7 @@ class Tangle:
         found: set[tuple[str, str | None]] = {
             (names.get(waiter, "?"), names.get(holder, "?"))
             for waiter, holder in zip(
-                zip(waits["INSTANCE"], waits["ID"], strict=True),
+                zip(waits["WAITER_INSTANCE"], waits["WAITER_ID"], strict=True),
                 zip(waits["HOLDER_INSTANCE"], waits["HOLDER_ID"], strict=True),
                 strict=True,
             )
@@ -163,15 +163,16 @@ def test_killing_a_root_from_the_forest_frees_its_waiters_and_the_report_says_wh
     assert report[["ID", "OUTCOME"]].to_numpy().tolist() == [[of["chain"].id, "killed"]]
     assert "its row locks can stay for about 20 s" in report["REASON"].iloc[0]
     assert report.waiters is not None
-    waiters = report.waiters.set_index("ID")
+    waiters = report.waiters.set_index("WAITER_ID")
     assert set(waiters.index) == {of["middle"].id, of["auto"].id}
     assert set(waiters["WAITED_FOR"]) == {of["chain"].id}
-    gone_on = waiters[waiters["NOW"] == "went on"]
+    gone_on = waiters[waiters["NOW"] == "no longer waiting"]
     assert len(gone_on) >= 1  # one of them can wait for the other now
-    assert (waiters["NOW"].str.startswith("waits for ") | (waiters["NOW"] == "went on")).all()
+    assert (waiters["NOW"].str.startswith("waiting for ") | (waiters["NOW"] == "no longer waiting")).all()
     assert (waiters["SECONDS"] <= took).all()
-    assert "2 sessions waited: " in report.remarks[0]
-    assert " went on after " in report.remarks[0]
+    assert "2 sessions waited; " in report.remarks[0]
+    assert "no longer waiting: " in report.remarks[0]
+    assert report.remarks[-1].endswith(" now: %tidb_ps --locks.")  # last, and who waits for other, which lives
     assert of["other"].alive()
 
 
@@ -193,9 +194,66 @@ def test_who_waits_for_a_root_that_is_killed_really_goes_on(
     report = cluster.kill(forest)
     assert list(report["OUTCOME"]) == ["killed"]
     assert report.waiters is not None
-    assert list(report.waiters["NOW"]) == ["went on"]
+    assert list(report.waiters["NOW"]) == ["no longer waiting"]
     assert waiter.result() == ()
     assert report.waiters["SECONDS"].iloc[0] > 0
+
+
+def test_a_root_that_nobody_waits_for_any_more_is_left_alone(
+    connected: InteractiveShell, cluster: Cluster, blocked: tuple[Client, LockForest], every_statement: list[str]
+) -> None:
+    """Its session and its transaction are those that were seen; the reason to end them is gone."""
+    _, forest = blocked
+    cluster.kill(forest.waits["WAITER_ID"], force=True)
+    eventually(lambda: not len(cluster.locks().waits))
+    every_statement.clear()
+    plan = connected.run_line_magic("tidb_kill", "--from forest")
+    assert list(plan["OUTCOME"]) == ["changed"]
+    assert plan["REASON"].iloc[0] == "nobody waits for it any more: list again"
+    assert not plan.remarks
+    report = connected.run_line_magic("tidb_kill", "--from forest --yes")
+    assert list(report["OUTCOME"]) == ["changed"]
+    assert not [sql for sql in every_statement if "KILL" in sql.partition("*/")[2]]
+
+
+def test_a_session_that_holds_nobody_up_may_be_taken_from_the_forest(
+    cluster: Cluster, blocked: tuple[Client, LockForest]
+) -> None:
+    waiter, forest = blocked
+    rows = forest.frame[forest.frame["ID"] == waiter.id]
+    assert list(cluster.plan(rows, force=True)["OUTCOME"]) == ["planned"]
+
+
+def test_ending_the_statement_of_a_root_is_said_to_keep_its_locks(playground: Playground, cluster: Cluster) -> None:
+    furnish(playground)
+    with Client(playground, 0) as holder, Client(playground, 2) as waiter:
+        holder.query("BEGIN")
+        holder.query("UPDATE test.tangle SET v = v + 1 WHERE n = 3")
+        holder.start("SELECT SLEEP(60)")
+        waiter.start("UPDATE test.tangle SET v = v + 1 WHERE n = 3")
+        forest = eventually(lambda: (now := cluster.locks()) and len(now.roots) and now)
+        plan = cluster.plan(forest, query=True)
+        assert list(plan["OUTCOME"]) == ["planned"]
+        assert "KILL QUERY cannot free its locks" in plan["REASON"].iloc[0]
+        (remark,) = plan.remarks
+        assert remark.startswith("1 session waits for them and may go on waiting: QUERY ends the statement")
+        assert cluster.kill(forest, query=True).remarks == plan.remarks
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("--from waits", "The frame has no column ID"),
+        ("--from forest.roots", r"put it into one first: x = forest\.roots"),
+        ("{forest}", "who blocks whom goes with --from VARIABLE, which plans first"),
+    ],
+)
+def test_what_would_kill_the_waiters_or_all_at_once_is_refused(
+    connected: InteractiveShell, blocked: tuple[Client, LockForest], line: str, said: str
+) -> None:
+    connected.user_ns |= {"forest": blocked[1], "waits": blocked[1].waits}
+    with pytest.raises(UsageError, match=said):
+        connected.run_line_magic("tidb_kill", line)
 
 
 def test_ctrl_c_while_the_waiters_are_watched_keeps_the_report(
@@ -209,7 +267,7 @@ def test_ctrl_c_while_the_waiters_are_watched_keeps_the_report(
     report = cluster.kill(blocked[1])
     assert list(report["OUTCOME"]) == ["killed"]
     assert report.waiters is not None
-    assert list(report.waiters["NOW"]) == ["still waits"]
+    assert list(report.waiters["NOW"]) == ["still waiting"]
     assert report.remarks[-1] == "Interrupted: what becomes of who waits was not watched to the end."
 
 
@@ -271,7 +329,7 @@ def held_up(playground: Playground, cluster: Cluster) -> Iterator[dict[str, Clie
         age = f"SELECT MAX(TIME) FROM INFORMATION_SCHEMA.CLUSTER_PROCESSLIST WHERE ID = {of['holder'].id}"
         eventually(lambda: of["root"].query(age) >= ((2,),))  # which was first is told by whole seconds
         of["alter"].start("ALTER TABLE test.held ADD INDEX late (v)")
-        eventually(lambda: of["alter"].id in set(cluster.locks().waits["ID"]))
+        eventually(lambda: of["alter"].id in set(cluster.locks().waits["WAITER_ID"]))
         of["queued"].start("ALTER TABLE test.held ADD COLUMN w INT")
         eventually(lambda: "DDL queue" in set(cluster.locks().waits["KIND"]))
         of["later"].query("BEGIN")
@@ -290,8 +348,8 @@ def test_alter_table_that_waits_for_an_idle_transaction_on_another_instance_is_s
 ) -> None:
     forest = cluster.locks()
     assert list(forest.roots["ID"]) == [held_up["holder"].id]
-    listed = forest.waits.dropna(subset="ID")  # the store remembers for a moment who waited in another test
-    kinds = dict(zip(listed["ID"], listed["KIND"], strict=True))
+    listed = forest.waits.dropna(subset="WAITER_ID")  # the store remembers for a moment who waited in another test
+    kinds = dict(zip(listed["WAITER_ID"], listed["KIND"], strict=True))
     assert kinds == {held_up["alter"].id: "metadata lock", held_up["queued"].id: "DDL queue"}
     assert list(forest.frame["DEPTH"]) == [0, 1, 2]
     assert held_up["later"].id not in set(forest.frame["ID"])
@@ -300,9 +358,9 @@ def test_alter_table_that_waits_for_an_idle_transaction_on_another_instance_is_s
     report = cluster.kill(forest)
     assert list(report["OUTCOME"]) == ["killed"]
     assert report.waiters is not None
-    assert list(report.waiters["ID"]) == [held_up["alter"].id]
+    assert list(report.waiters["WAITER_ID"]) == [held_up["alter"].id]
     assert report.waiters is not None
-    assert list(report.waiters["NOW"]) == ["went on"]
+    assert list(report.waiters["NOW"]) == ["no longer waiting"]
     assert held_up["alter"].result() == ()
     assert held_up["queued"].result() == ()
 
@@ -406,6 +464,47 @@ def test_ctrl_c_ends_it_in_one_line(healed: Playground) -> None:
             healed.resume("store")
 
 
+def test_when_trouble_ends_nobody_stays_silent(healed: Playground, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody would look any more whether he answers, and he would be left out for good."""
+    with tidb_magic.connect(healed.url(0)) as cluster:
+        link = cluster._link
+        answers_again = link._answers_again
+
+        def with_a_late_note() -> bool:
+            link.note_silent({"a:1": "a list noted it just now"})
+            return answers_again()
+
+        monkeypatch.setattr(link, "_answers_again", with_a_late_note)
+        healed.freeze(2)
+        try:
+            assert not cluster.locks(deadline=1).complete
+        finally:
+            healed.resume(2)
+        eventually(lambda: not link.trouble)
+        assert link.silent == {}
+        link.note_silent({"a:1": "a list noted it just now"})
+        assert link.silent == {}
+        eventually(lambda: cluster.locks().complete)
+
+
+def test_a_waiter_on_an_instance_that_answers_is_known_about_while_another_is_silent(healed: Playground) -> None:
+    furnish(healed)
+    with tidb_magic.connect(healed.url(0)) as cluster, Client(healed, 0) as holder, Client(healed, 1) as waiter:
+        holder.query("BEGIN")
+        holder.query("UPDATE test.tangle SET v = v + 1 WHERE n = 3")
+        waiter.query("BEGIN")
+        waiter.start("UPDATE test.tangle SET v = v + 1 WHERE n = 3")
+        forest = eventually(lambda: (now := cluster.locks()) and len(now.roots) and now)
+        healed.freeze(2)
+        try:
+            report = cluster.kill(forest, deadline=2)
+        finally:
+            healed.resume(2)
+        assert list(report["OUTCOME"]) == ["killed"]
+        assert report.waiters is not None
+        assert list(report.waiters["NOW"]) == ["no longer waiting"]
+
+
 # -- what is typed ---------------------------------------------------------------------------------------------
 
 
@@ -417,6 +516,7 @@ def test_nobody_waits(connected: InteractiveShell, every_statement: list[str]) -
     report = connected.run_line_magic("tidb_kill", "--from blocked --yes")
     assert not len(report)
     assert "No session matches (" in repr(report)
+    assert "There is no root blocker to end." in report.remarks
     assert not [sql for sql in every_statement if "KILL" in sql.partition("*/")[2]]
 
 

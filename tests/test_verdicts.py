@@ -145,12 +145,25 @@ def test_a_session_that_is_as_it_was_seen_may_be_ended(listed: dict[str, Session
 
 
 def test_only_a_statement_that_runs_may_be_ended_alone(listed: dict[str, Session]) -> None:
-    assert judged(listed["busy"], query=True).reason == "by a connection to its instance; ends its statement"
+    assert (
+        judged(listed["busy"], query=True).reason
+        == "by a connection to its instance; ends its statement, the session stays"
+    )
     for name in ("idle", "holds"):
         target = judged(listed[name], query=True)
         assert target.outcome is Outcome.REFUSED
         assert target.reason.startswith("it runs no statement now (an older TiDB would end the session)")
         assert "KILL without QUERY ends the session" in target.reason
+
+
+def test_ending_a_statement_is_said_to_leave_the_locks_of_the_transaction_around_it(
+    listed: dict[str, Session], transaction: Transaction
+) -> None:
+    within = replace(listed["busy"], state="in transaction; autocommit", transaction=replace(transaction, keys=3))
+    said = "its transaction of 3 keys stays open: KILL QUERY cannot free its locks"
+    assert judged(within, query=True).reason.endswith(f"the session stays; {said}")
+    assert said not in judged(within).reason
+    assert said not in judged(replace(within, state="autocommit"), query=True).reason
 
 
 def test_what_ending_a_session_rolls_back_is_said_before_and_after(

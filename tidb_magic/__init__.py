@@ -62,7 +62,9 @@ def load_ipython_extension(ipython: "InteractiveShell") -> None:
     """Register the magics."""
     from tidb_magic.magics import TidbMagics
 
-    ipython.register_magics(TidbMagics)
+    magics = TidbMagics(ipython)
+    ipython.register_magics(magics)
+    magics.show_with(ipython)
 
 
 def unload_ipython_extension(ipython: "InteractiveShell") -> None:
@@ -70,6 +72,7 @@ def unload_ipython_extension(ipython: "InteractiveShell") -> None:
     magics = ipython.magics_manager.registry.pop("TidbMagics", None)
     if magics is None:
         return
+    magics.show_no_more(ipython)
     magics.close()
     for kind, names in magics.magics.items():
         for name in names:

@@ -1,7 +1,10 @@
-"""After root blockers were killed: who waited for them goes on, and when. It is KILL that leaves a lock for a while."""
+"""After root blockers were killed: who waited for them waits no longer, and since when. KILL leaves locks for a while.
+
+Whether he got the lock, gave up (innodb_lock_wait_timeout) or ended is not to be seen from outside.
+"""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import pandas as pd
@@ -13,12 +16,12 @@ from tidb_magic.lockforest import LockForest
 from tidb_magic.locks import locks
 from tidb_magic.processlist import TEXT
 from tidb_magic.reports import KillReport
-from tidb_magic.targets import Outcome
+from tidb_magic.targets import Outcome, Target
 
 WATCHED = 30.0  # seconds; a lock's time to live is about 20 (8.5.6, measured)
 _PAUSE = 0.25  # seconds between two readings
 _NAMED = 5
-_STILL, _UNKNOWN, _WENT_ON = "still waits", "was not found", "went on"
+_STILL, _UNKNOWN, _NO_LONGER = "still waiting", "not known", "no longer waiting"
 
 
 @dataclass
@@ -40,13 +43,28 @@ class _Waiter:
         return self.now in (_STILL, _UNKNOWN)
 
 
-def waiters(forest: LockForest, victims: Iterable[tuple[str, int]]) -> int:
-    """Return how many wait for these sessions directly."""
-    return len(_waiters(forest, set(victims)))
+def still_blocking(target: Target, now: LockForest, blockers: Collection[tuple[str, int]]) -> Target:
+    """Return a target as `changed` if it is one of those that blocked somebody, and nobody waits for it now."""
+    if (target.instance or "", int(target.id)) not in blockers or now.holds_up(target.instance, target.id):
+        return target
+    unheard = "" if now.complete else ", as far as those know who answered"
+    return target.ended(Outcome.CHANGED, f"nobody waits for it any more{unheard}: list again")
+
+
+def behind(report: KillReport, now: LockForest, *, query: bool) -> list[str]:
+    """Return what has to be said of those who wait for who is planned to be killed, or whose statement ended."""
+    ones = report[report["OUTCOME"].isin([Outcome.PLANNED, Outcome.INTERRUPTED])]
+    waiting = len(_waiters(now, set(zip(ones["INSTANCE"], ones["ID"], strict=True))))
+    if not waiting:
+        return []
+    said = f"{counted(waiting, 'session')} {'waits' if waiting == 1 else 'wait'} for them"
+    if query:
+        return [f"{said} and may go on waiting: QUERY ends the statement, and the transaction keeps its locks."]
+    return [f"{said}: tidb_magic watches for {WATCHED:g} s when they go on."]
 
 
 def follow(link: Link, report: KillReport, before: LockForest, *, deadline: float) -> KillReport:
-    """Watch until everyone who waited for who was killed goes on, 30 s at most, and add that to the report.
+    """Watch until nobody waits any longer for who was killed, 30 s at most, and add that to the report.
 
     Ctrl-C ends the watching, and is said.
     """
@@ -59,7 +77,7 @@ def follow(link: Link, report: KillReport, before: LockForest, *, deadline: floa
     gone = {f"transaction {number}" for instance, id_, number in rows if (instance, id_) in victims}
     gone |= {str(id_) for _, id_ in victims}
     ended = _watch(link, watched, gone, deadline)
-    report.remarks = (*report.remarks, *_said(watched), *ended)
+    report.remarks = (*report.remarks, _said(watched), *ended)
     report.waiters = _frame(watched)
     return report
 
@@ -68,17 +86,18 @@ def _waiters(forest: LockForest, victims: set[tuple[str, int]]) -> list[_Waiter]
     found: dict[str, _Waiter] = {}
     for row in forest.waits.to_dict("records"):
         if (row["HOLDER_INSTANCE"], row["HOLDER_ID"]) in victims:
-            listed = not pd.isna(row["ID"])
-            instance, number = (row["INSTANCE"], int(row["ID"])) if listed else (None, None)
+            listed = not pd.isna(row["WAITER_ID"])
+            instance, number = (row["WAITER_INSTANCE"], int(row["WAITER_ID"])) if listed else (None, None)
             one = _Waiter(row["WAITER"], instance, number, int(row["HOLDER_ID"]), row["LOCK"])
             found.setdefault(one.name, one)
     return list(found.values())
 
 
 def _watch(link: Link, watched: list[_Waiter], gone: set[str], deadline: float) -> list[str]:
-    """Read until nobody waits for those who are gone; return what kept it from that."""
+    """Read until nobody waits for those who are gone; return what kept it from that, or who waits for others now."""
     began = time.monotonic()
     said: list[str] = []
+    others = ""
     try:
         while any(one.watched for one in watched) and time.monotonic() - began < WATCHED:
             try:
@@ -86,12 +105,19 @@ def _watch(link: Link, watched: list[_Waiter], gone: set[str], deadline: float) 
             except TidbMagicError as error:
                 said = [str(error)]
             else:
-                said = list(now.remarks)
+                said, others = list(now.remarks), _others(now)
                 _note(watched, gone, now, time.monotonic() - began)
             time.sleep(_PAUSE)
     except KeyboardInterrupt:
         return ["Interrupted: what becomes of who waits was not watched to the end."]
-    return said if any(one.watched for one in watched) else []
+    return [*(said if any(one.watched for one in watched) else []), *filter(None, [others])]
+
+
+def _others(now: LockForest) -> str:
+    waiting = len(set(now.waits["WAITER"]))
+    return (
+        f"{counted(waiting, 'session')} {'waits' if waiting == 1 else 'wait'} now: %tidb_ps --locks." if waiting else ""
+    )
 
 
 def _note(watched: list[_Waiter], gone: set[str], now: LockForest, seconds: float) -> None:
@@ -104,26 +130,35 @@ def _note(watched: list[_Waiter], gone: set[str], now: LockForest, seconds: floa
         above = holders.get(one.name, [])
         if not gone.isdisjoint(above):
             one.now, one.since = _STILL, None
-        elif not above and not now.complete:  # it may wait where nobody answered
+        elif not above and not (now.complete if one.instance is None else one.instance in now.heard):
             one.now, one.since = _UNKNOWN, None
         elif one.since is None:  # a reading can miss a wait: another one has to find the same
             one.since = seconds
         else:
-            one.now = f"waits for {above[0]} now" if above else _WENT_ON
+            one.now = f"waiting for {above[0]} now" if above else _NO_LONGER
             one.seconds = one.since
 
 
-def _said(watched: list[_Waiter]) -> list[str]:
-    each = [f"{one.name} {one.now}" + (f" after {one.seconds:.1f} s" if one.seconds else "") for one in watched]
-    more = f"; {len(each) - _NAMED} more in .waiters" if len(each) > _NAMED else ""
-    return [f"{counted(len(watched), 'session')} waited: {'; '.join(each[:_NAMED])}{more}."]
+def _said(watched: list[_Waiter]) -> str:
+    """Return what became of them: those of whom it is the same together, few of them by name."""
+    same: dict[str, list[_Waiter]] = {}
+    for one in watched:
+        same.setdefault(one.now, []).append(one)
+    parts = []
+    for now, ones in same.items():
+        who = ", ".join(one.name for one in ones) if len(ones) <= _NAMED else counted(len(ones), "session")
+        seconds = sorted(f"{one.seconds:.1f}" for one in ones if one.seconds is not None)
+        times = sorted({one.seconds for one in ones if one.seconds is not None})
+        took = f"{times[0]:.1f} to {times[-1]:.1f}" if len(set(seconds)) > 1 else "".join(seconds[:1])
+        parts.append(f"{now}: {who}" + (f" (after {took} s)" if took else ""))
+    return f"{counted(len(watched), 'session')} waited; {'; '.join(parts)}."
 
 
 def _frame(watched: list[_Waiter]) -> pd.DataFrame:
     return pd.DataFrame(
         {
-            "ID": pd.array([one.id for one in watched], dtype="Int64"),
-            "INSTANCE": pd.array([one.instance for one in watched], dtype=TEXT),
+            "WAITER_ID": pd.array([one.id for one in watched], dtype="Int64"),
+            "WAITER_INSTANCE": pd.array([one.instance for one in watched], dtype=TEXT),
             "WAITED_FOR": pd.array([one.holder for one in watched], dtype="Int64"),
             "LOCK": pd.array([one.lock for one in watched], dtype=TEXT),
             "NOW": pd.array([one.now for one in watched], dtype=TEXT),

@@ -2,31 +2,34 @@
 
 import getpass  # not its function: a kernel puts its own in the place
 import sys
+import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, replace
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
+from weakref import ref
 
 import pandas as pd
 
-from tidb_magic.aftermath import WATCHED, follow, waiters
+from tidb_magic.aftermath import behind, follow, still_blocking
 from tidb_magic.audit import Audit
 from tidb_magic.errors import AuthenticationError, Interrupted, OptionError
 from tidb_magic.filters import Filters
-from tidb_magic.frames import counted
 from tidb_magic.groups import MAX_VICTIMS, TIMEOUT, How
 from tidb_magic.kill import kill
 from tidb_magic.link import Link
 from tidb_magic.lockforest import LockForest
 from tidb_magic.locks import locks
 from tidb_magic.processlist import ProcessList
-from tidb_magic.reading import LIMIT, count_by, list_instances, read
+from tidb_magic.reading import LIMIT, count_by, count_waiting, list_instances, read
 from tidb_magic.reports import History, KillReport, history
 from tidb_magic.routing import Direct
 from tidb_magic.sessions import DEADLINE
 from tidb_magic.settings import Secret, Settings, parse_url, seconds
+from tidb_magic.snapshot import Rights
 from tidb_magic.sources import Victims, matching, targets
 from tidb_magic.views import InstanceList, SessionCounts
 
@@ -55,6 +58,8 @@ class Cluster:
         self._link = link
         self.audit_file: str | None = None
         self.audit_sql = False
+        self._twins: dict[str, Cluster] = {}
+        self._making_twins = threading.Lock()
 
     def processlist(  # noqa: PLR0913 (a filter each)
         self,
@@ -105,8 +110,11 @@ class Cluster:
         """
         deadline = seconds(deadline, "deadline")
         filters = Filters(user, host, db, instance, command, min_time, match, where, idle)
-        with _interruptible():
-            return read(self._link, filters, sort=sort, limit=limit, full=full, deadline=deadline)
+        again = partial(_read, filters=filters, sort=sort, limit=limit, full=full)
+        listed = again(self, deadline=deadline)
+        if listed.origin is not None:
+            listed.origin = replace(listed.origin, cluster=ref(self), again=again)
+        return listed
 
     def count_by(self, *columns: str, limit: int = LIMIT, deadline: float = DEADLINE, **filters: Any) -> SessionCounts:
         """Count the sessions of the whole cluster by one column or several, idle ones included; most first.
@@ -132,6 +140,14 @@ class Cluster:
         deadline = seconds(deadline, "deadline")
         with _interruptible():
             return locks(self._link, deadline=deadline)
+
+    def waiting(self, *, deadline: float = DEADLINE) -> int:
+        """Count the transactions that wait for locks. As `processlist` for what can be raised.
+
+        Statements in autocommit mode are not among them; `locks` finds these too.
+        """
+        with _interruptible():
+            return count_waiting(self._link, deadline=seconds(deadline, "deadline"))
 
     def kill(  # noqa: PLR0913 (whom, and how)
         self,
@@ -211,11 +227,8 @@ class Cluster:
         if (victims is None) == (not filters):
             raise OptionError("Give whom to kill: ids, or a frame, or filters, and only one of them.")
         with _interruptible():
-            if isinstance(victims, LockForest):
-                return self._kill_blockers(victims.roots, victims, how, query=query, reason=reason)
-            if isinstance(victims, pd.DataFrame) and "FREES" in victims.columns:
-                before = locks(self._link, deadline=how.deadline)
-                return self._kill_blockers(victims, before, how, query=query, reason=reason)
+            if isinstance(victims, LockForest) or (isinstance(victims, pd.DataFrame) and "FREES" in victims.columns):
+                return self._kill_blockers(victims, how, query=query, reason=reason)
             if victims is not None:
                 return kill(self._link, targets(victims, self._link, query=query), how, self._audit(reason))
             chosen = Filters(**filters)
@@ -228,16 +241,20 @@ class Cluster:
         """Where it is connected, as ``user@host:port``."""
         return self._link.settings.address
 
-    def _kill_blockers(
-        self, victims: pd.DataFrame, before: LockForest, how: How, *, query: bool, reason: str
-    ) -> KillReport:
-        """Kill those for whom others wait, and see these go on."""
-        wanted = targets(victims, self._link, query=query)
-        waiting = waiters(before, ((one.instance or "", int(one.id)) for one in wanted))
-        behind = f"{counted(waiting, 'session')} {'waits' if waiting == 1 else 'wait'} for them"
-        remarks = [f"{behind}: tidb_magic watches for {WATCHED:g} s when they go on."] if how.plan and waiting else []
-        report = kill(self._link, wanted, how, self._audit(reason), remarks=remarks)
-        return report if how.plan else follow(self._link, report, before, deadline=how.deadline)
+    def _kill_blockers(self, victims: LockForest | pd.DataFrame, how: How, *, query: bool, reason: str) -> KillReport:
+        """Kill those for whom others still wait, and see these go on."""
+        rows = victims.roots if isinstance(victims, LockForest) else victims
+        if not len(rows):
+            return kill(self._link, [], how, self._audit(reason), remarks=["There is no root blocker to end."])
+        blocking = rows[rows["BEHIND"] > 0] if "BEHIND" in rows.columns else rows
+        blockers = set(zip(blocking["INSTANCE"], blocking["ID"], strict=True))
+        now = locks(self._link, deadline=how.deadline)
+        wanted = [still_blocking(one, now, blockers) for one in targets(rows, self._link, query=query)]
+        report = kill(self._link, wanted, how, self._audit(reason))
+        if not (how.plan or query):
+            return follow(self._link, report, now, deadline=how.deadline)
+        report.remarks = (*report.remarks, *behind(report, now, query=query))
+        return report
 
     def history(self) -> History:
         """Return what this process planned and killed, in any cluster."""
@@ -250,6 +267,37 @@ class Cluster:
     def close(self) -> None:
         """Close what is connected, and end the thread that looks after silent instances."""
         self._link.close()
+        with self._making_twins:
+            twins, self._twins = list(self._twins.values()), {}
+        for twin in twins:
+            twin.close()
+
+    def twin(self, role: str) -> "Cluster":
+        """Return the same with a connection of its own, one for each role: for other threads. It ends with this one.
+
+        Raises
+        ------
+        NotConnectedError
+            This one was closed.
+        AuthenticationError, ConnectError
+        """
+        with self._making_twins:
+            self._link.check()
+            if role not in self._twins or self._twins[role].closed:
+                self._twins[role] = Cluster(Link(self._link.settings, self._link.direct))
+            twin = self._twins[role]
+        twin.audit_file, twin.audit_sql = self.audit_file, self.audit_sql
+        return twin
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._link.closed
+
+    @property
+    def rights(self) -> Rights:
+        """Whose sessions this user may end, as far as it was last asked."""
+        return Rights(self._link.settings.user, others=self._link.capabilities.kill_others)
 
     def __enter__(self) -> Self:
         """Return the cluster."""
@@ -338,6 +386,11 @@ def _somebody_is_there() -> bool:
     if hasattr(shell, "kernel"):
         return True  # the kernel knows whether its front end can ask, and raises NotImplementedError if not
     return sys.stdin is not None and sys.stdin.isatty()
+
+
+def _read(cluster: Cluster, filters: Filters, **how: Any) -> ProcessList:
+    with _interruptible():
+        return read(cluster._link, filters, **how)  # noqa: SLF001 (of this module)
 
 
 @contextmanager

@@ -39,14 +39,17 @@ class ShownFrame(pd.DataFrame):
 class Origin:
     """Where a list comes from: the address of its cluster, and when it was asked for, by `sessions.clock`.
 
-    The clock means something in this process only, so a copy that was pickled is without it.
+    `again` reads it again, with whatever cluster it is given, and `cluster` is a weak reference to its own. These and
+    the clock mean something in this process only, so a copy that was pickled is without them.
     """
 
     address: str
     requested: float | None = None
+    cluster: Callable[[], Any] = lambda: None
+    again: Callable[..., Any] | None = None
 
     def __reduce__(self) -> tuple[type[Self], tuple[str]]:
-        """Leave the clock behind."""
+        """Leave the clock and the cluster behind."""
         return type(self), (self.address,)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:

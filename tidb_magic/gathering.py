@@ -106,7 +106,7 @@ def gather(link: Link, ask: Ask, deadline: float) -> Gathered:
     warnings = [warning for result in results for warning in result.warnings]
     if warnings:
         link.troubled()
-        link.silent |= dict.fromkeys(silent(warnings), "TiDB found it silent")
+        link.note_silent(dict.fromkeys(silent(warnings), "TiDB found it silent"))
     return Gathered((results,), complete=not warnings, missing=silent(warnings))
 
 
@@ -168,17 +168,19 @@ class _Apart:
         reached_by = time.monotonic() + _APART
         waiting = {self.executor.submit(self._ask_one, one, reached_by): name for name, one in asked.items()}
         wait(waiting, timeout=max(self.give_up - time.monotonic(), 0))
-        refused = None
+        refused, silent_ = None, dict[str, str]()
         for future, name in waiting.items():
             try:
                 self.heard[name] = future.result(timeout=0)
             except TimeoutError:
-                self.unheard[name] = link.silent[name] = "it did not answer in time"
+                silent_[name] = "it did not answer in time"
             except ServerError as error:
                 refused = error
                 self.unheard[name] = str(error)
             except TidbMagicError as error:
-                self.unheard[name] = link.silent[name] = str(error)
+                silent_[name] = str(error)
+        self.unheard |= silent_
+        link.note_silent(silent_)
         if refused is not None and not self.heard:
             raise refused
 

@@ -14,6 +14,7 @@ from tidb_magic.errors import KillSyntaxError, OptionError
 from tidb_magic.grammar import KillStatement, parse_kill, parse_kills
 from tidb_magic.settings import seconds
 
+LIVE = 2.0  # seconds between two readings
 FILTERS = ("user", "host", "db", "instance", "command", "match", "where")
 _EXPANDED = "\ue000"  # private use: stands for what {...} gave, followed by its number
 _WORD = re.compile(r"\s*((?:[^\s'\"\\]|\\.|'[^']*'|\"(?:[^\"\\]|\\.)*\")+|['\"\\])", re.DOTALL)
@@ -125,6 +126,7 @@ def ps_parser() -> Parser:
     for option in ("sort", "by"):
         made.add_argument(f"--{option}")
     made.add_argument("--limit", type=int)
+    made.add_argument("--live", nargs="?", const=LIVE, type=_seconds)
     for option in ("full", "locks", "instances", "history"):
         made.add_argument(f"--{option}", action="store_true", default=None)
     return made

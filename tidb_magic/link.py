@@ -77,6 +77,11 @@ class Link:
             raise NotConnectedError("This cluster was closed: connect again.")
 
     @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._closed.is_set()
+
+    @property
     def open(self) -> bool:
         """Whether the main connection is open, as far as is known."""
         return self._main.open
@@ -331,6 +336,12 @@ class Link:
             self._watch = threading.Thread(target=self._look_after, name="tidb_magic-watch", daemon=True)
             self._watch.start()
 
+    def note_silent(self, found: Mapping[str, str]) -> None:
+        """Note who did not answer, and why. When there is no trouble any more, nobody would find out that he does."""
+        with self._lock:
+            if self.trouble:
+                self.silent |= found
+
     def _look_after(self) -> None:
         pause, longest = _RETRY
         refused = set()
@@ -350,7 +361,9 @@ class Link:
                     self.silent.pop(name, None)
             try:
                 if self._answers_again():
-                    self.trouble = False
+                    with self._lock:
+                        self.trouble = False
+                        self.silent.clear()
                     return
             except AuthenticationError:
                 return  # each try counts, and some accounts are locked after a few

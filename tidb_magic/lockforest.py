@@ -14,7 +14,7 @@ from tidb_magic.sessions import Session, Transaction
 
 LOCK, METADATA_LOCK, DDL_QUEUE = "lock", "metadata lock", "DDL queue"  # kinds of waits
 _HEADER = ["SESSION", "INSTANCE", "USER", "WAITS", "HOLDS", "BEHIND", "FREES", "TRANSACTION", "DOES"]
-_WIDTHS = {"SESSION": 120, "DOES": 120}
+_WIDTHS = {"SESSION": 120, "HOLDS": 120, "DOES": 120}
 _DEADLOCKS = ["OCCUR_TIME", "INSTANCE", "TRANSACTIONS", "LOCKS"]
 _DEADLOCKS_SHOWN = 5
 
@@ -89,7 +89,7 @@ class Standing:
         """What others wait for, and since when at least."""
         longest = {wait.what: wait.seconds for wait in reversed(self.held)}  # the longest come first
         return "; ".join(
-            what if seconds is None else f"{what}, {Seconds(seconds)} at least" for what, seconds in longest.items()
+            what if seconds is None else f"{what} (≥ {Seconds(seconds)})" for what, seconds in longest.items()
         )
 
 
@@ -102,18 +102,24 @@ class LockForest:
         The sessions in the order of the trees, each once, with the columns of a process list and these: DEPTH
         ``Int64``, 0 for a root; WAITS ``Float64``, seconds that it waits for a lock, where TiDB tells, else since its
         statement began; WAITS_FOR and HOLDS, tables with rows or index values; BEHIND ``Int64``,
-        how many wait for it, directly or behind others; FREES ``Int64``, how many of these wait for nobody else; AGE
+        how many wait for it, directly or behind others; FREES ``Int64``, how many of these wait for nobody else, so
+        that they can go on when those before them have ended; AGE
         ``Float64``, seconds since its transaction began; KEYS and BYTES ``Int64``, what a kill rolls back (8.5.6 tells
         no bytes); TXN_STATE, which is STATE of CLUSTER_TIDB_TRX.
     waits : DataFrame
-        Every single wait: INSTANCE, ID ``Int64``, HOLDER_INSTANCE, HOLDER_ID ``Int64``, KIND (``lock``, ``metadata
-        lock``, ``DDL queue``), LOCK, SECONDS ``Float64``. WAITER and HOLDER name also who is no session of the list.
+        Every single wait: WAITER and HOLDER, which name also who is no session of the list; KIND (``lock``,
+        ``metadata lock``, ``DDL queue``), LOCK, SECONDS ``Float64``; WAITER_INSTANCE, WAITER_ID ``Int64``,
+        HOLDER_INSTANCE, HOLDER_ID ``Int64``.
     deadlocks : DataFrame
         The deadlocks that the instances remember, which TiDB resolved: there is nothing to kill. The columns of
         CLUSTER_DEADLOCKS, and LOCK in words; OCCUR_TIME is ``datetime64[ms, UTC]``.
     taken_at, complete, missing, remarks, see_others
         As in ProcessList. It is complete if every registered instance also said who waits for a lock there.
+    heard : frozenset of str
+        The instances that did.
     """
+
+    heard: frozenset[str] = frozenset()
 
     def __init__(self, standings: Sequence[Standing], frame: ProcessList, deadlocks: pd.DataFrame) -> None:
         self.frame = _with_locks(frame, standings)
@@ -122,6 +128,11 @@ class LockForest:
         self.taken_at, self.complete, self.missing = frame.taken_at, frame.complete, frame.missing
         self.remarks, self.see_others = frame.remarks, frame.see_others
         self._standings = standings
+
+    def holds_up(self, instance: str | None, number: int) -> bool:
+        """Tell whether somebody waits for this session."""
+        waits = self.waits
+        return bool(((waits["HOLDER_INSTANCE"] == instance) & (waits["HOLDER_ID"] == number)).any())
 
     @property
     def roots(self) -> ProcessList:
@@ -149,19 +160,19 @@ class LockForest:
         return [_row(tree, standing) for tree, standing in zip(trees, self._standings, strict=True)]
 
     def _footer(self) -> list[str]:
-        waiting = sum(standing.waiting for standing in self._standings)
-        roots = sum(standing.root for standing in self._standings)
+        waiting = sum(standing.waiting and standing.session is not None for standing in self._standings)
+        roots = sum(standing.root and standing.session is not None for standing in self._standings)
         behind = f" behind {counted(roots, 'root blocker')}" if roots else ""
-        said = (
-            f"{counted(waiting, 'session')} {'waits' if waiting == 1 else 'wait'}{behind}"
-            if waiting
-            else "Nobody waits"
-        )
+        nobody = "Nobody waits" if self.complete else "Nobody was seen to wait"
+        said = f"{counted(waiting, 'session')} {'waits' if waiting == 1 else 'wait'}{behind}" if waiting else nobody
         lines = [self.frame.taken(said)]
+        if lone := sum(standing.root and standing.session is None for standing in self._standings):
+            is_ = "is no session" if lone == 1 else "are no sessions"
+            lines.append(f"{lone} more that others wait for {is_}: nothing to kill there; such locks end within 20 s.")
         if len(self.roots):
             lines.append(
                 "To end the root blockers: %tidb_kill --from VARIABLE, one that holds this. After a KILL a row lock can"
-                " stay for about 20 s; the report says who went on, and when."
+                " stay for about 20 s; the report says who waits no longer, and since when."
             )
         if jobs := dict.fromkeys(wait.job for standing in self._standings for wait in standing.waits if wait.job):
             lines.append(f"Or end the DDL that waits: ADMIN CANCEL DDL JOBS {', '.join(map(str, jobs))}.")
@@ -239,6 +250,7 @@ def _with_locks(frame: ProcessList, standings: Iterable[Standing]) -> ProcessLis
     listed = [one for one in standings if isinstance(one.branch.name, tuple) and one.branch.name in at]
     places = [at[one.branch.name] for one in listed]  # type: ignore[index]
     rows = frame.iloc[places].reset_index(drop=True)
+    rows.matched, rows.hidden = len(rows), 0  # it is all who stand there
     transactions = [one.transaction for one in listed]
     columns: dict[str, tuple[list[Any], Any]] = {
         "DEPTH": ([one.branch.depth for one in listed], "Int64"),
@@ -262,13 +274,14 @@ def _frame(waits: Sequence[Wait]) -> pd.DataFrame:
     sessions = [tuple(one if isinstance(one, tuple) else (None, None) for one in pair) for pair in ends]
     columns: dict[str, tuple[list[Any], Any]] = {
         "WAITER": ([_name(waiter) for waiter, _ in ends], TEXT),
-        "INSTANCE": ([waiter[0] for waiter, _ in sessions], TEXT),
-        "ID": ([waiter[1] for waiter, _ in sessions], "Int64"),
         "HOLDER": ([_name(holder) for _, holder in ends], TEXT),
-        "HOLDER_INSTANCE": ([holder[0] for _, holder in sessions], TEXT),
-        "HOLDER_ID": ([holder[1] for _, holder in sessions], "Int64"),
         "KIND": ([wait.kind for wait in waits], TEXT),
         "LOCK": ([wait.what for wait in waits], TEXT),
         "SECONDS": ([wait.seconds for wait in waits], "Float64"),
+        # None is called ID: who takes these rows for sessions to kill would end those who wait.
+        "WAITER_INSTANCE": ([waiter[0] for waiter, _ in sessions], TEXT),
+        "WAITER_ID": ([waiter[1] for waiter, _ in sessions], "Int64"),
+        "HOLDER_INSTANCE": ([holder[0] for _, holder in sessions], TEXT),
+        "HOLDER_ID": ([holder[1] for _, holder in sessions], "Int64"),
     }
     return pd.DataFrame({name: pd.array(values, dtype=dtype) for name, (values, dtype) in columns.items()})

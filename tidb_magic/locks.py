@@ -33,7 +33,10 @@ from tidb_magic.targets import same_text
 
 _MICROSECONDS = 1_000_000
 _WAITING = {"LockWaiting", "Committing"}  # so is a waiter in autocommit mode shown (8.5.6, measured)
-_NO_PROCESS = "Who waits for whose lock is not visible without PROCESS: your own sessions that wait are listed."
+_NO_PROCESS = (
+    "Who waits for whose lock is not visible without PROCESS: your own sessions that wait within a transaction are"
+    " listed, those in autocommit mode are not."
+)
 _DEADLOCK = ("INSTANCE", "DEADLOCK_ID", "OCCUR_TIME", "RETRYABLE", "TRY_LOCK_TRX_ID", "TRX_HOLDING_LOCK", "KEY_INFO")
 _DEADLOCK_COLUMNS = (*_DEADLOCK, "KEY", "CURRENT_SQL_DIGEST")
 
@@ -60,7 +63,9 @@ def locks(link: Link, *, deadline: float = DEADLINE) -> LockForest:
         remarks = (_NO_PROCESS, *remarks)
     listed.remarks = (*listed.remarks, *remarks)
     complete, listed.complete = listed.complete, listed.complete and waits.known
-    return LockForest(stand(listed, besides, waits, complete=complete), listed, _deadlocks(besides))
+    forest = LockForest(stand(listed, besides, waits, complete=complete), listed, _deadlocks(besides))
+    forest.heard = waits.heard - set(listed.missing)
+    return forest
 
 
 def _call_the_roll(link: Link, within: float) -> None:
@@ -214,7 +219,10 @@ def _ddl_waits(
         ids = frozenset((tables or "").split(","))
         if locked_tables is None:
             before = [one for one in waiting if one[1] & ids]
-            yield from (Wait(ddl, other, DDL_QUEUE, f"DDL job {job}", since, number) for other, _, job in before[-1:])
+            behind = f"(as DDL job {number})"
+            yield from (
+                Wait(ddl, other, DDL_QUEUE, f"DDL job {job} {behind}", since, number) for other, _, job in before[-1:]
+            )
             continue
         holders = {
             one: it for one, it in held.items() if one != ddl and it.tables & frozenset(locked_tables.split(","))

@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -26,16 +27,18 @@ if TYPE_CHECKING:
     from tidb_magic.processlist import ProcessList
     from tidb_magic.reports import History, KillReport
     from tidb_magic.views import InstanceList, SessionCounts
+    from tidb_magic.widget import SessionTable
+    from tidb_magic.widget import Settings as WidgetSettings
 
 PLAYGROUND = "playground"
 _VARIABLE = re.compile(r"\$\w+|\{.*\}")
 _FILTERS = {*FILTERS, "min_time", "idle"}
 # Each view without the options that would do nothing there.
 _NOT_WITH = {
-    "history": _FILTERS | {"sort", "full", "limit", "by", "instances", "locks"},
-    "locks": _FILTERS | {"sort", "full", "limit", "by", "instances"},
-    "instances": _FILTERS | {"sort", "full", "limit", "by"},
-    "by": {"sort", "full", "idle"},
+    "history": _FILTERS | {"sort", "full", "limit", "by", "instances", "locks", "live"},
+    "locks": _FILTERS | {"sort", "full", "limit", "by", "instances", "live"},
+    "instances": _FILTERS | {"sort", "full", "limit", "by", "live"},
+    "by": {"sort", "full", "idle", "live"},
 }
 
 
@@ -106,7 +109,7 @@ class TidbMagics(Magics):
     @no_var_expand
     @output_can_be_silenced
     @line_magic
-    def tidb_ps(self, line: str) -> "ProcessList | SessionCounts | LockForest | InstanceList | History":
+    def tidb_ps(self, line: str) -> "ProcessList | SessionCounts | LockForest | InstanceList | History | SessionTable":
         """List the sessions of the whole cluster.
 
             %tidb_ps [FILTERS] [--idle] [--sort COL] [--limit N] [--full]
@@ -114,6 +117,7 @@ class TidbMagics(Magics):
             %tidb_ps --locks
             %tidb_ps --instances
             %tidb_ps --history
+            %tidb_ps --live [SEC] [FILTERS] [--idle] [--sort COL] [--limit N] [--full]
 
         By default those that run a statement or hold a transaction, longest running first; the footer counts the
         others. Returns a ProcessList, a DataFrame with the columns of INFORMATION_SCHEMA.CLUSTER_PROCESSLIST.
@@ -143,6 +147,7 @@ class TidbMagics(Magics):
         --locks              who blocks whom: the sessions to kill first, each with who waits behind it
         --instances          the instances: address, version, server id, up since, sessions, memory, answering or not
         --history            what was planned and killed in this kernel; needs no connection
+        --live [SEC]         the list as a table that reads itself again, every 2 seconds by default; in a notebook
 
             %tidb_ps
             df = %tidb_ps --idle --user app
@@ -150,6 +155,9 @@ class TidbMagics(Magics):
             %tidb_ps --where 'MEM > 1 << 30' --sort MEM
             %tidb_ps --by USER,DB
             blocked = %tidb_ps --locks
+            %tidb_ps --live 5 --user app
+
+        In a notebook a list shows itself as a table with Kill buttons, which ask before they send anything.
         """
         reader = ps_parser()
         given = {name: value for name, value in vars(reader.parse(line)).items() if value is not None}
@@ -168,11 +176,18 @@ class TidbMagics(Magics):
                 return cluster.instances(deadline=self.deadline)
             if (by := given.pop("by", None)) is not None:
                 return cluster.count_by(*by.split(","), **given, deadline=self.deadline)
+            live = given.pop("live", None)
+            if live is not None and not self._widgets():
+                reader.error("--live needs a notebook with widgets; %tidb_ps lists once")
             listed = cluster.processlist(**given, deadline=self.deadline)
         except OptionError as error:
             raise reader.refuse(error) from error
         listed.remarks = (*listed.remarks, *_as_typed(given))
-        return listed
+        if live is None:
+            return listed
+        from tidb_magic.widget import SessionTable
+
+        return SessionTable(listed, self._for_widgets(), live=live)
 
     @no_var_expand
     @needs_local_scope
@@ -206,6 +221,10 @@ class TidbMagics(Magics):
             %tidb_kill QUERY 5857102839209263511
             %tidb_kill {df.ID.iloc[0]} {df.ID.iloc[1]}
             %tidb_kill QUERY --user batch --min-time 600 --yes
+            %tidb_kill --from blocked --yes
+
+        Of what %tidb_ps --locks gave, --from takes the root blockers for whom others still wait. Then those who waited
+        are watched for 30 s at most; Ctrl-C ends only the watching.
         """
         reader = kill_parser()
         expanded, values = reader.expand(line, lambda text: eval(text, self._names(local_ns)))  # noqa: S307 (typed here)
@@ -219,6 +238,8 @@ class TidbMagics(Magics):
         if options.yes and options.dry_run:
             reader.error("--yes does not go with --dry-run")
         victims = self._variable(reader, options.from_, local_ns) if options.from_ else _victims(reader, ids)
+        if ids and hasattr(victims, "roots"):
+            reader.error("who blocks whom goes with --from VARIABLE, which plans first")
         plan = options.dry_run or not (ids or options.yes)
         killed = self._kill(reader, options, victims, plan=plan, query=query, **filters)
         killed.remarks = (*killed.remarks, *_as_typed(filters))
@@ -271,8 +292,51 @@ class TidbMagics(Magics):
     def _variable(self, reader: Parser, name: str, local_ns: dict[str, Any] | None) -> Any:
         names = self._names(local_ns)
         if name not in names:
-            reader.error(f"--from: there is no variable {name!r}")
+            hint = f"; put it into one first: x = {name}" if not name.isidentifier() else ""
+            reader.error(f"--from: there is no variable {name!r}{hint}")
         return names[name]
+
+    # -- the table with Kill buttons -----------------------------------------------------------------------------
+
+    def show_with(self, shell: Any) -> None:
+        """Have lists shown as tables with Kill buttons, if this shell is a kernel's. Imports nothing yet."""
+        if hasattr(shell, "kernel"):
+            shown = shell.display_formatter.ipython_display_formatter
+            shown.for_type_by_name("tidb_magic.processlist", "ProcessList", self._show)
+            shown.for_type_by_name("tidb_magic.widget", "SessionTable", self._show)
+
+    def show_no_more(self, shell: Any) -> None:
+        """Undo that, and close all tables."""
+        if not hasattr(shell, "kernel"):
+            return
+        for name in ("tidb_magic.processlist.ProcessList", "tidb_magic.widget.SessionTable"):
+            shell.display_formatter.ipython_display_formatter.pop(name, None)
+        if "tidb_magic.widget" in sys.modules:
+            from tidb_magic import widget
+
+            widget.close_all()
+
+    def _show(self, shown: Any) -> None:
+        if not self._widgets():
+            raise NotImplementedError  # which IPython takes for: show it as text and HTML
+        from tidb_magic import widget
+
+        widget.show(shown, self._for_widgets())
+
+    def _widgets(self) -> bool:
+        """Return whether there is a kernel, with what widgets need."""
+        if not hasattr(self.shell, "kernel"):
+            return False
+        try:
+            import tidb_magic.widget  # noqa: F401
+        except ImportError:
+            return False
+        return True
+
+    def _for_widgets(self) -> "WidgetSettings":
+        from tidb_magic.widget import Settings
+
+        return Settings(self.deadline, self.max_victims)
 
     @observe("audit_file", "audit_sql")
     def _write_down(self, _change: object = None) -> None:

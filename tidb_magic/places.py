@@ -43,7 +43,9 @@ def located(link: Link, targets: Mapping[int, Target]) -> tuple[Located, dict[in
     """Sort the targets by where they are, without asking anybody; return those of which that is not known, too."""
     found, named = Located(), {}
     for at, target in targets.items():
-        if target.statement.connection_id is None:
+        if target.outcome is not None:  # decided before
+            found.targets[at] = target
+        elif target.statement.connection_id is None:
             found.targets[at] = target.ended(Outcome.REFUSED, "CONNECTION_ID() is tidb_magic's own connection")
         else:
             named[at] = target

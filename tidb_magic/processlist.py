@@ -16,7 +16,22 @@ INFO_CUT = 16_384  # bytes of a statement that are fetched unless all of it is a
 TEXT: Any = pd.Series(["text"]).dtype  # str, or object before pandas 3; also where every value is missing
 OURS = "tidb_magic_"  # how the names of columns begin that are not the server's
 LENGTH = f"{OURS}length"  # the column that says how long a statement is that was cut
-_SHOWN = ["ID", "INSTANCE", "USER", "HOST", "DB", "COMMAND", "TIME", "STATE", "MEM", "INFO"]
+SHOWN = ["ID", "INSTANCE", "USER", "HOST", "DB", "COMMAND", "TIME", "STATE", "MEM", "INFO"]
+# Of who blocks whom, as LockForest adds it.
+_SHOWN_LOCKS = [
+    "ID",
+    "INSTANCE",
+    "USER",
+    "TIME",
+    "WAITS",
+    "WAITS_FOR",
+    "HOLDS",
+    "BEHIND",
+    "FREES",
+    "AGE",
+    "KEYS",
+    "INFO",
+]
 _TXN_START = re.compile(r"\((\d+)\)$")
 _LOGICAL_BITS = 18  # of a timestamp of TiDB; milliseconds of the Unix epoch are above them
 _NOTHING: Mapping[tuple[str, int], int] = MappingProxyType({})
@@ -77,14 +92,15 @@ class ProcessList(ReadFrame):
         return super()._repr_html_() if _has_ids(self) else pd.DataFrame._repr_html_(self)  # type: ignore[attr-defined]
 
     def _table(self) -> Table:
-        shown = [column for column in _SHOWN if column in self.columns]
-        cells = [["" if pd.isna(value) else value for value in self[column]] for column in shown]
+        shown = [column for column in (_SHOWN_LOCKS if "FREES" in self.columns else SHOWN) if column in self.columns]
+        cells = [[_cell(value) for value in self[column]] for column in shown]
         if "MEM" in shown:
             at = shown.index("MEM")
             cells[at] = [value if value == "" else Bytes(value) for value in cells[at]]
-        return shown, [list(row) for row in zip(*cells, strict=True)], self._footer()
+        return shown, [list(row) for row in zip(*cells, strict=True)], self.footer()
 
-    def _footer(self) -> list[str]:
+    def footer(self) -> list[str]:
+        """Return sentences on what is in it, what is not, and how it was read."""
         sessions = counted(len(self), "session")
         if self.matched > len(self):
             sessions = f"{len(self):,} of {counted(self.matched, 'session')}"
@@ -104,6 +120,12 @@ class ProcessList(ReadFrame):
         if own := len(ids & self.own):
             lines.append(f"{own} of them {'is' if own == 1 else 'are'} tidb_magic's own.")
         return [*lines, *self.how_it_was_read()]
+
+
+def _cell(value: Any) -> Any:
+    if pd.isna(value):
+        return ""
+    return f"{value:.1f}" if isinstance(value, float) else value
 
 
 def _process_list(*args: Any, **kwargs: Any) -> pd.DataFrame:

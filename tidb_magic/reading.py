@@ -319,3 +319,16 @@ def _described(frame: Frame, link: Link, gathered: Gathered) -> Frame:
 
 def _uptime(instance: Instance) -> pd.Timedelta:
     return pd.Timedelta(instance.uptime or 0)
+
+
+def count_waiting(link: Link, *, deadline: float) -> int:
+    """Count the transactions that wait for locks, anywhere in the cluster.
+
+    Raises
+    ------
+    DeadlineError, ConnectError, ServerError, Interrupted
+    """
+    connection = link.connection(within=deadline)
+    counted = connection.query(query("waiting"), {"milliseconds": hint(deadline)}, deadline=deadline + GRACE)
+    ((number,),) = counted.rows
+    return int(number)

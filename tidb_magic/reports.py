@@ -33,9 +33,10 @@ class KillReport(ShownFrame):
     remarks : tuple of str
         Sentences on the whole: what was not looked at, why nothing was sent, how to carry out what is planned.
     waiters : DataFrame or None
-        After a kill of root blockers, who waited for them: ID ``Int64``, INSTANCE, WAITED_FOR ``Int64``, LOCK; NOW
-        (``went on``, ``waits for ID now``, ``still waits``, ``was not found`` where not all answered); SECONDS
-        ``Float64`` from the proof of the kill until that was seen.
+        After a kill of root blockers, who waited for them: WAITER_ID ``Int64``, WAITER_INSTANCE, WAITED_FOR
+        ``Int64``, LOCK; NOW (``no longer waiting``: it got the lock, gave up or ended; ``waiting for ID now``,
+        ``still waiting``, ``not known`` where its instance did not answer); SECONDS ``Float64`` from the proof of the
+        kill until that was seen.
     """
 
     cluster: str = ""

@@ -28,7 +28,8 @@ _NOT_READABLE = (1142, 1143, 1146, 1227)  # no SELECT, no such table, security-e
 class Waits:
     """What was answered: the waits that each instance lists, and the DDL jobs that have not ended.
 
-    `known` is whether all of that was answered, `remarks` say what was not; `denied` is whether PROCESS is missing.
+    `heard` are the instances that listed theirs, `known` is whether all was answered, `remarks` say what was not;
+    `denied` is whether PROCESS is missing.
     """
 
     waits: tuple[Result, ...]
@@ -36,6 +37,7 @@ class Waits:
     known: bool
     denied: bool
     remarks: tuple[str, ...]
+    heard: frozenset[str] = frozenset()
 
 
 def ask_stores(link: Link, *, deadline: float) -> Waits:
@@ -69,10 +71,10 @@ class _Asking:
         asked = {link.name(one): one for one in link.roll.instances if link.name(one) not in link.silent}
         waits = {name: self.executor.submit(self._on, one, "lock_waits") for name, one in asked.items()}
         wait(waits.values())
-        results, problems, denied = [], {}, False
+        results, problems, denied = {}, {}, False
         for name, future in waits.items():
             try:
-                results.append(future.result())
+                results[name] = future.result()
             except ServerError as error:
                 denied = denied or error.code == _NO_PROCESS
                 problems[name] = str(error)
@@ -83,7 +85,8 @@ class _Asking:
         jobs, remark = self._jobs(sorted(answering, key=link.leads))  # the main connection last: it can get lost
         remarks += [remark] if remark else []
         known = not problems and jobs is not None and len(asked) == len(link.roll.instances)
-        return Waits(tuple(results), jobs, known, denied, (*remarks, *self.dropped.said()))
+        said = (*remarks, *self.dropped.said())
+        return Waits(tuple(results.values()), jobs, known, denied, said, frozenset(results))
 
     def _jobs(self, instances: Sequence[Instance]) -> tuple[Result | None, str]:
         """Ask one of these instances for the DDL jobs; return what has to be said of that, too."""

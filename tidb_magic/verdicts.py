@@ -162,12 +162,20 @@ def _crashes(version: str | None) -> bool:
 def _effect(target: Target, now: Session, scene: Scene) -> str:
     """Say in words how a KILL travels and what it does."""
     way = "by a connection to its instance" if scene.route is Route.OWNER else f"TiDB forwards it to {now.instance}"
-    said = [way, "ends its statement" if target.statement.query else "ends the session"]
-    if not target.statement.query:
-        said += rolled_back(now)
+    if target.statement.query:
+        said = [way, "ends its statement, the session stays", *_kept_open(now)]
+    else:
+        said = [way, "ends the session", *rolled_back(now)]
     if scene.force and (instead := better(now)):
         said.append(f"although {instead}")
     return "; ".join(said)
+
+
+def _kept_open(session: Session) -> list[str]:
+    """Say that ending a statement leaves the transaction around it open."""
+    if session.transaction is None or not session.transaction.keys or "in transaction" not in session.state:
+        return []
+    return [f"its transaction of {session.transaction.changes} stays open: KILL QUERY cannot free its locks"]
 
 
 def rolled_back(session: Session) -> list[str]:

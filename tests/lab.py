@@ -1,0 +1,166 @@
+"""A real JupyterLab in a real Chromium."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Self
+from urllib.request import urlopen
+
+import nbformat
+from playwright.sync_api import Browser, Locator, Page, Playwright, expect
+
+# As root it needs no sandbox; nothing is looked for in the network.
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+SYSTEM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+WAIT = 60_000  # milliseconds: the machines are slow at times
+
+
+def chromium() -> str | None:
+    """Return the Chromium that is installed; else install the system's, where that may be done; else Playwright's."""
+    if found := next(filter(None, map(shutil.which, SYSTEM)), None):
+        return found
+    if shutil.which("apt-get") and os.geteuid() == 0:
+        for command in (["update", "-qq"], ["install", "-y", "-qq", "chromium"]):
+            subprocess.run(["apt-get", *command], stdout=subprocess.DEVNULL, check=False)
+        if found := shutil.which("chromium"):
+            return found
+    subprocess.run([sys.executable, "-m", "playwright", "install", "chromium"], check=True)
+    return None  # Playwright knows where its own is
+
+
+def launch(playwright: Playwright) -> Browser:
+    return playwright.chromium.launch(executable_path=chromium(), args=ARGUMENTS)
+
+
+class Lab:
+    """A JupyterLab server that ends with the block; notebooks are in `folder`."""
+
+    def __init__(self, folder: Path, environment: dict[str, str] | None = None) -> None:
+        self.folder = folder
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        settings = {
+            "ServerApp.token": "",
+            "ServerApp.root_dir": str(folder),
+            "LabApp.expose_app_in_browser": "True",
+            "LabApp.news_url": "",
+            "LabApp.check_for_updates_class": "jupyterlab.NeverCheckForUpdate",
+        }
+        own = {
+            name: str(folder / ".jupyter" / name) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR")
+        }
+        self._server = subprocess.Popen(
+            [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--port", str(self.port)]
+            + [f"--{name}={value}" for name, value in settings.items()],
+            env={**os.environ, **own, "JUPYTERLAB_SETTINGS_DIR": str(folder / ".jupyter" / "settings")}
+            | (environment or {}),
+            stdout=(folder / "lab.log").open("w"),
+            stderr=subprocess.STDOUT,
+        )
+
+    def __enter__(self) -> Self:
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            with suppress(OSError), urlopen(f"http://127.0.0.1:{self.port}/api/status"):
+                return self
+            if self._server.poll() is not None:
+                break
+            time.sleep(0.1)
+        raise RuntimeError((self.folder / "lab.log").read_text()[-2000:])
+
+    def __exit__(self, *_: object) -> None:
+        self._server.send_signal(signal.SIGTERM)
+        try:
+            self._server.wait(20)
+        except subprocess.TimeoutExpired:
+            self._server.kill()
+
+    def write(self, name: str, *cells: str, kernel: str = "python3") -> None:
+        book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+        book.metadata["kernelspec"] = {"name": kernel, "display_name": kernel, "language": "python"}
+        nbformat.write(book, self.folder / name)
+
+    def open(self, page: Page, name: str) -> "Notebook":
+        page.goto(f"http://127.0.0.1:{self.port}/lab/tree/{name}?reset")
+        page.locator(".jp-NotebookPanel .jp-Notebook").first.wait_for(state="attached", timeout=WAIT)
+        page.evaluate("async () => { await window.jupyterapp.restored; }")
+        return Notebook(page)
+
+
+class Notebook:
+    """An open notebook."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+
+    def command(self, name: str, **arguments: Any) -> None:
+        self.page.evaluate("([name, args]) => window.jupyterapp.commands.execute(name, args)", [name, arguments])
+
+    def start(self, number: int) -> None:
+        """Run a cell without waiting for its end."""
+        self.page.evaluate(
+            """number => {
+                const panel = window.jupyterapp.shell.currentWidget;
+                panel.content.activeCellIndex = number;
+                window.jupyterapp.commands.execute('notebook:run-cell');
+            }""",
+            number,
+        )
+
+    def run(self, number: int) -> Locator:
+        """Run a cell to its end and return its outputs."""
+        self.page.wait_for_function(
+            "() => window.jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.status === 'idle'",
+            timeout=WAIT,
+        )
+        self.page.evaluate(
+            """async number => {
+                const panel = window.jupyterapp.shell.currentWidget;
+                panel.content.activeCellIndex = number;
+                await window.jupyterapp.commands.execute('notebook:run-cell');
+            }""",
+            number,
+        )
+        return self.outputs(number)
+
+    def outputs(self, number: int) -> Locator:
+        return self.page.locator(".jp-Notebook .jp-Cell").nth(number).locator(".jp-OutputArea").first
+
+    def table(self, number: int) -> "Table":
+        return Table(self.outputs(number).locator(".tidb-sessions"))
+
+
+class Table:
+    """The widget."""
+
+    def __init__(self, root: Locator) -> None:
+        self.root = root
+
+    def row(self, number: int, instance: str | None = None) -> Locator:
+        start = f'{instance} {number}"' if instance else f' {number}"'
+        kind = "=" if instance else "$="
+        return self.root.locator(f'tr[data-key{kind}"{start}]:not(.tidb-below)')
+
+    def click(self, number: int, button: str) -> Locator:
+        """Press a button of a row and return the panel that asks."""
+        self.row(number).get_by_text(button, exact=True).click()
+        return self.root.locator(".tidb-panel")
+
+    def outcome(self, number: int) -> Locator:
+        return self.row(number).locator(".tidb-outcome")
+
+
+__all__ = ["Lab", "Notebook", "Table", "chromium", "expect", "launch"]

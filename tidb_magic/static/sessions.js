@@ -1,0 +1,960 @@
+// The table of sessions with Kill buttons. What comes from a server is set as text, never as HTML.
+// Ids are strings here: a JavaScript number would make two sessions one.
+
+const ROW_HEIGHT = 28; // pixels; the style sheet has the same
+const BESIDES = 15; // rows that are drawn above and below those in view
+const BUSY_AFTER = 400; // ms without an answer, after which the kernel is said to be busy
+const AT_ONCE = 1500; // ms after a click in which "do you still want it?" needs no person to answer
+const ASKED_BACK = 5000; // ms in which a person has to answer it
+const WATCHING = 5000; // ms between two signs that somebody looks at this
+const SILENT = 5000; // ms without an answer, after which that is said
+const OLD = 60_000; // ms after which a list says how old it is
+const NUMBERS = new Set(["TIME", "MEM"]);
+const TITLES = { INFO: "SQL" };
+const GOOD = new Set(["interrupted", "killed", "already gone"]);
+const SYMBOLS = { killed: "✓", interrupted: "✓", "already gone": "✓", unconfirmed: "⚠", "still running": "⚠" };
+
+// What is left out first where there is little room, until somebody chooses; pixels of the whole table.
+const NARROW = [
+  [1240, "STATE"],
+  [1160, "HOST"],
+  [1040, "DB"],
+  [1000, "COMMAND"],
+  [920, "MEM"],
+];
+
+// -- small things -----------------------------------------------------------------------------------------------
+
+export function element(tag, properties = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else if (name === "class") node.className = value;
+    else if (name === "text") node.textContent = value;
+    else if (name in node && typeof value === "boolean") node[name] = value;
+    else node.setAttribute(name, value);
+  }
+  node.append(...children.filter((child) => child !== null));
+  return node;
+}
+
+// Characters that act instead of being seen (controls, direction marks) are written out.
+export function visible(text) {
+  return String(text ?? "").replace(/[\p{Cc}\p{Cf}\p{Co}\p{Cs}\u2028\u2029]/gu, (character) =>
+    character === "\n" || character === "\t" ? character : `\\u{${character.codePointAt(0).toString(16)}}`,
+  );
+}
+
+export const oneLine = (text) => visible(String(text ?? "").replace(/\s+/g, " ").trim());
+
+export function duration(seconds) {
+  if (seconds === null || seconds === undefined) return "";
+  const [hours, minutes] = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60];
+  const two = (number) => String(Math.floor(number)).padStart(2, "0");
+  if (hours >= 48) return `${Math.floor(hours / 24)}d ${two(hours % 24)}h`;
+  if (hours) return `${hours}h ${two(minutes)}m`;
+  return minutes ? `${minutes}m ${two(seconds % 60)}s` : `${Math.floor(seconds)}s`;
+}
+
+export function size(bytes) {
+  if (bytes === null || bytes === undefined) return "";
+  let [number, unit] = [bytes, 0];
+  while (number >= 1024 && unit < 5) [number, unit] = [number / 1024, unit + 1];
+  return unit ? `${number.toFixed(1)} ${["", "KiB", "MiB", "GiB", "TiB", "PiB"][unit]}` : `${number} B`;
+}
+
+const many = (number, noun) => `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
+const keyOf = (instance, id) => `${instance} ${id}`;
+
+function compare(one, other) {
+  if (one === other) return 0;
+  if (one === null || one === undefined) return 1; // missing values last, in either direction of use
+  if (other === null || other === undefined) return -1;
+  if (typeof one === "number") return one - other;
+  return one < other ? -1 : 1;
+}
+
+const compareIds = (one, other) => one.length - other.length || compare(one, other);
+
+// -- the rows ---------------------------------------------------------------------------------------------------
+
+// All rows of a snapshot, as an object each.
+function rowsOf(part, columns) {
+  const rows = [];
+  for (let at = 0; at < part.ID.length; at += 1) {
+    const row = { key: keyOf(part.INSTANCE[at], part.ID[at]), marks: part.marks[at] };
+    for (const name of columns) row[name] = part[name][at];
+    row.length = part.lengths[at];
+    row.noQuery = part.no_query[at];
+    row.noConnection = part.no_connection[at];
+    rows.push(row);
+  }
+  return rows;
+}
+
+const OWN = 1;
+const RUNS = 2;
+
+// -- the widget -------------------------------------------------------------------------------------------------
+
+class Table {
+  constructor(model, root) {
+    this.model = model;
+    this.rows = [];
+    this.shown = [];
+    this.selected = new Set();
+    this.open = new Map(); // key: what is open below its row, "sql" or "kill"
+    this.panels = new Map(); // key: the element below its row
+    this.texts = new Map(); // key: the whole statement
+    this.outcomes = new Map();
+    this.asks = new Map(); // number: a kill that was asked for
+    this.lines = new Map(); // key: its <tr>, and what is in it
+    this.fresh = new Set();
+    this.sort = { column: null, descending: true };
+    this.filter = "";
+    this.hiddenColumns = new Set();
+    this.alive = true;
+    this.listeners = [];
+    this.build(root);
+    this.take(true);
+    this.on("change:snapshot", () => this.take(false));
+    this.on("change:trouble", () => this.say());
+    this.on("change:live", () => this.say());
+    this.on("msg:custom", (message) => this.hear(message));
+    this.on("comm_live_update", () => this.lost());
+    this.timer = setInterval(() => this.tick(), 1000);
+    this.watch();
+    this.send({ kind: "here" });
+  }
+
+  on(event, callback) {
+    this.model.on(event, callback);
+    this.listeners.push([event, callback]);
+  }
+
+  close() {
+    clearInterval(this.timer);
+    this.watcher.disconnect();
+    this.sizes.disconnect();
+    for (const [event, callback] of this.listeners) this.model.off(event, callback);
+    if (this.alive && this.watched) this.send({ kind: "watching", seen: false });
+    this.alive = false;
+  }
+
+  send(message) {
+    this.asked ??= performance.now(); // since when an answer is waited for
+    this.model.send(message);
+  }
+
+  // -- what stands where ------------------------------------------------------------------------------------
+
+  build(root) {
+    this.header = element("div", { class: "tidb-header" });
+    this.search = element("input", {
+      type: "search",
+      placeholder: "Filter",
+      "aria-label": "Filter the rows by text",
+      oninput: () => {
+        this.filter = this.search.value.toLowerCase();
+        this.arrange();
+      },
+    });
+    this.chooser = element("details", { class: "tidb-chooser" }, element("summary", { text: "Columns" }));
+    this.choices = element("div", { class: "tidb-choices" });
+    this.chooser.append(this.choices);
+    this.refreshButton = element("button", {
+      type: "button",
+      text: "Refresh",
+      onclick: () => {
+        this.waiting = true;
+        this.send({ kind: "refresh" });
+        this.say();
+      },
+    });
+    this.liveBox = element("input", {
+      type: "checkbox",
+      onchange: () => this.send({ kind: "live", on: this.liveBox.checked }),
+    });
+    this.liveLabel = element("span");
+    const live = element("label", { class: "tidb-live" }, this.liveBox, this.liveLabel);
+    this.killQuery = this.killButton("Kill query", true, () => this.chosen());
+    this.killConnection = this.killButton("Kill connection", false, () => this.chosen());
+    this.age = element("span", { class: "tidb-age" });
+    const bar = element(
+      "div",
+      { class: "tidb-bar", role: "toolbar", "aria-label": "Sessions" },
+      this.search,
+      this.chooser,
+      this.refreshButton,
+      live,
+      this.killQuery,
+      this.killConnection,
+      this.age,
+    );
+    this.groupPanel = element("div", { class: "tidb-group" });
+    this.headRow = element("tr");
+    this.body = element("tbody");
+    this.table = element(
+      "table",
+      { "aria-label": "Sessions of the TiDB cluster" },
+      element("thead", {}, this.headRow),
+      this.body,
+    );
+    this.scroller = element("div", {
+      class: "tidb-scroller",
+      tabindex: "0",
+      role: "region",
+      "aria-label": "Sessions, scrollable",
+    });
+    this.scroller.append(this.table);
+    this.scroller.addEventListener("scroll", () => this.draw(), { passive: true });
+    this.status = element("div", { class: "tidb-status", role: "status", "aria-live": "polite" });
+    this.footer = element("div", { class: "tidb-footer" });
+    this.root = element("div", { class: "tidb-sessions", "data-lm-suppress-shortcuts": "true" });
+    this.root.append(this.header, bar, this.groupPanel, this.scroller, this.status, this.footer);
+    // Keys typed here are not the notebook's shortcuts.
+    this.root.addEventListener("keydown", (event) => {
+      if (event.key === "Escape") this.escape(event);
+      event.stopPropagation();
+    });
+    root.append(this.root);
+  }
+
+  killButton(text, query, keys) {
+    return element("button", { type: "button", class: "tidb-kill", text, onclick: () => this.ask(keys(), query) });
+  }
+
+  escape(event) {
+    const line = event.target.closest?.("[data-key]");
+    const ask = [...this.asks.values()].find((one) => !one.done && (one.panel.contains(event.target) || !line));
+    if (ask) this.takeBack(ask);
+  }
+
+  // Leave out columns so that the statement stays readable.
+  fit() {
+    const width = this.root.clientWidth;
+    if (!width || this.fitted === width || this.choseColumns) return;
+    this.fitted = width;
+    this.hiddenColumns = new Set(NARROW.filter(([least]) => width < least).map(([, name]) => name));
+    this.drawColumns();
+  }
+
+  drawColumns() {
+    this.lines.clear();
+    this.drawHead();
+    this.draw();
+  }
+
+  // -- a snapshot ---------------------------------------------------------------------------------------------
+
+  take(first) {
+    const snapshot = this.model.get("snapshot");
+    const before = new Map(this.rows.map((row) => [row.key, row]));
+    this.snapshot = snapshot;
+    this.columns = snapshot.columns;
+    this.waiting = false;
+    this.rows = rowsOf(snapshot.part, this.columns);
+    const now = new Set(this.rows.map((row) => row.key));
+    this.fresh = new Set(first ? [] : [...now].filter((key) => !before.has(key) || before.get(key).ended));
+    const complete = this.rows.length >= snapshot.total;
+    for (const [key, row] of before) {
+      // Whoever has ended is seen once more, as ended; who is not there yet may be in the next part.
+      if (!first && complete && !now.has(key) && !row.ended) this.rows.push({ ...row, ended: true });
+      else if (!now.has(key) && complete) this.forget(key);
+    }
+    for (const row of this.rows) {
+      const old = before.get(row.key);
+      if (old && old.INFO !== row.INFO) this.texts.delete(row.key);
+    }
+    this.more();
+    this.drawHeader();
+    this.drawHead();
+    this.arrange();
+    this.say();
+  }
+
+  // A long list comes in parts: the first is drawn before the others are there.
+  more() {
+    const from = this.rows.filter((row) => !row.ended).length;
+    if (from < this.snapshot.total) this.send({ kind: "rows", version: this.snapshot.version, from });
+  }
+
+  forget(key) {
+    this.selected.delete(key);
+    this.outcomes.delete(key);
+    this.texts.delete(key);
+    if (this.open.get(key) === "sql") this.shut(key);
+  }
+
+  arrange() {
+    const { column, descending } = this.sort;
+    let shown = this.rows;
+    if (this.filter) {
+      const words = this.columns;
+      shown = shown.filter((row) => words.some((name) => String(row[name] ?? "").toLowerCase().includes(this.filter)));
+    }
+    if (column) {
+      const order = column === "ID" ? compareIds : compare;
+      const sign = descending ? -1 : 1;
+      shown = [...shown].sort((one, other) => {
+        const [a, b] = [one[column], other[column]];
+        return (a ?? null) === null || (b ?? null) === null ? compare(a, b) : sign * order(a, b);
+      });
+    }
+    this.shown = shown;
+    this.table.setAttribute("aria-rowcount", String(shown.length + 1));
+    this.draw();
+    this.count();
+  }
+
+  // -- the header ---------------------------------------------------------------------------------------------
+
+  drawHeader() {
+    const { header } = this.snapshot;
+    const facts = [
+      ["longest running", header.longest === null ? "—" : duration(header.longest)],
+    ];
+    const waiting = header.waiting ?? this.waitingFor;
+    if (waiting !== undefined) facts.push(["transactions waiting for locks", String(waiting)]);
+    const parts = [this.bars("by instance", header.instances), this.bars("by user", header.users)];
+    const list = element("div", { class: "tidb-facts" });
+    for (const [name, value] of facts) {
+      const title = element("div", { class: "tidb-title", text: name });
+      list.append(element("div", {}, title, element("div", { class: "tidb-value", text: value })));
+    }
+    parts.push(list);
+    for (const name of header.missing) {
+      parts.push(element("div", { class: "tidb-missing", text: `⚠ no answer from ${visible(name)}` }));
+    }
+    this.header.replaceChildren(...parts);
+  }
+
+  bars(title, groups) {
+    const most = Math.max(1, ...groups.map(([, number]) => number));
+    const list = element("ul", { "aria-label": `Sessions ${title}` });
+    for (const [name, number] of groups) {
+      const bar = element("span", { class: "tidb-length", "aria-hidden": "true" });
+      bar.style.setProperty("--share", `${(100 * number) / most}%`);
+      const label = element("span", { class: "tidb-name", text: visible(name) || "(none)", title: visible(name) });
+      list.append(element("li", {}, label, bar, element("span", { class: "tidb-number", text: String(number) })));
+    }
+    return element("div", { class: "tidb-bars" }, element("div", { class: "tidb-title", text: title }), list);
+  }
+
+  // -- the head of the table ------------------------------------------------------------------------------------
+
+  get visibleColumns() {
+    return this.columns.filter((name) => !this.hiddenColumns.has(name));
+  }
+
+  drawHead() {
+    const focused = document.activeElement?.dataset?.sort;
+    const all = element("input", {
+      type: "checkbox",
+      "aria-label": "Select all rows that are shown",
+      onchange: (event) => {
+        for (const row of this.shown) {
+          if (event.target.checked && !row.ended) this.selected.add(row.key);
+          else this.selected.delete(row.key);
+        }
+        this.draw();
+        this.count();
+      },
+    });
+    this.allBox = all;
+    const cells = [element("th", { scope: "col", class: "tidb-select" }, all)];
+    for (const name of this.visibleColumns) {
+      const sorted = this.sort.column === name;
+      const arrow = sorted ? (this.sort.descending ? " ▼" : " ▲") : "";
+      const button = element("button", {
+        type: "button",
+        class: "tidb-sort",
+        text: `${TITLES[name] ?? name}${arrow}`,
+        "data-sort": name,
+        onclick: () => this.sortBy(name),
+      });
+      const state = sorted ? (this.sort.descending ? "descending" : "ascending") : "none";
+      cells.push(element("th", { scope: "col", class: `tidb-${name}`, "aria-sort": state }, button));
+    }
+    cells.push(element("th", { scope: "col", class: "tidb-actions", text: "ACTIONS" }));
+    this.headRow.replaceChildren(...cells);
+    this.headRow.setAttribute("aria-rowindex", "1");
+    if (focused) this.headRow.querySelector(`[data-sort="${focused}"]`)?.focus();
+    const left = this.columns.length - this.visibleColumns.length;
+    this.chooser.firstChild.textContent = left ? `Columns (${left} hidden)` : "Columns";
+    if (!this.chooser.contains(document.activeElement)) {
+      const boxes = this.columns.map((name) => {
+        const box = element("input", {
+          type: "checkbox",
+          onchange: () => {
+            if (box.checked) this.hiddenColumns.delete(name);
+            else this.hiddenColumns.add(name);
+            this.choseColumns = true;
+            this.drawColumns();
+          },
+        });
+        box.checked = !this.hiddenColumns.has(name);
+        return element("label", {}, box, TITLES[name] ?? name);
+      });
+      this.choices.replaceChildren(...boxes);
+    }
+  }
+
+  sortBy(name) {
+    const same = this.sort.column === name;
+    this.sort = { column: name, descending: same ? !this.sort.descending : NUMBERS.has(name) };
+    this.drawHead();
+    this.arrange();
+  }
+
+  // -- rows in view ---------------------------------------------------------------------------------------------
+
+  // Only the rows in view are in the page; rows that are there stay the same elements, so that focus stays.
+  draw() {
+    const extras = [];
+    for (const [at, row] of this.shown.entries()) {
+      if (this.open.has(row.key)) extras.push([at, this.panels.get(row.key)?.offsetHeight || ROW_HEIGHT]);
+      if (extras.length === this.open.size) break;
+    }
+    const top = this.scroller.scrollTop;
+    const height = this.scroller.clientHeight || 400;
+    const above = (index) => index * ROW_HEIGHT + extras.reduce((sum, [at, extra]) => sum + (at < index ? extra : 0), 0);
+    let first = Math.max(0, Math.floor(top / ROW_HEIGHT));
+    while (first > 0 && above(first) > top) first -= 1;
+    first = Math.max(0, first - BESIDES);
+    const last = Math.min(this.shown.length, first + Math.ceil(height / ROW_HEIGHT) + 2 * BESIDES);
+    this.longest = Math.max(1, ...this.rows.map((row) => (row.ended ? 0 : (row.TIME ?? 0))));
+    const nodes = [this.spacer(above(first))];
+    const kept = new Map();
+    for (let at = first; at < last; at += 1) {
+      const row = this.shown[at];
+      const line = this.lines.get(row.key) ?? this.line(row.key);
+      kept.set(row.key, line);
+      this.fill(line, row, at);
+      nodes.push(line.node);
+      if (this.open.has(row.key)) nodes.push(this.below(row));
+    }
+    nodes.push(this.spacer(above(this.shown.length) - above(last)));
+    this.lines = kept;
+    this.place(nodes);
+  }
+
+  place(nodes) {
+    const focused = this.root.contains(document.activeElement) ? document.activeElement : null;
+    let at = this.body.firstChild;
+    const wanted = new Set(nodes);
+    while (at && !wanted.has(at)) {
+      const next = at.nextSibling;
+      at.remove();
+      at = next;
+    }
+    for (const node of nodes) {
+      if (at === node) {
+        at = at.nextSibling;
+        while (at && !wanted.has(at)) {
+          const next = at.nextSibling;
+          at.remove();
+          at = next;
+        }
+      } else this.body.insertBefore(node, at);
+    }
+    if (focused && focused !== document.activeElement && this.root.contains(focused)) {
+      focused.focus({ preventScroll: true });
+    }
+  }
+
+  spacer(height) {
+    const cell = element("td", { colspan: "20" });
+    cell.style.height = `${height}px`;
+    return element("tr", { class: "tidb-spacer", "aria-hidden": "true" }, cell);
+  }
+
+  // An empty row; `fill` says what it shows.
+  line(key) {
+    const line = { node: element("tr", { "data-key": key }), cells: {} };
+    const box = element("input", {
+      type: "checkbox",
+      onchange: () => {
+        if (box.checked) this.selected.add(key);
+        else this.selected.delete(key);
+        this.fill(line, line.row, line.at);
+        this.count();
+      },
+    });
+    line.box = box;
+    line.node.append(element("td", { class: "tidb-select" }, box));
+    for (const name of this.visibleColumns) {
+      const cell = element("td", { class: `tidb-${name}` });
+      if (name === "INFO") {
+        line.sql = element("button", { type: "button", class: "tidb-sql", onclick: () => this.toggle(key) });
+        cell.append(line.sql);
+      }
+      line.cells[name] = cell;
+      line.node.append(cell);
+    }
+    line.outcome = element("span", { class: "tidb-outcome" });
+    line.query = this.killButton("Kill query", true, () => [key]);
+    line.connection = this.killButton("Kill connection", false, () => [key]);
+    line.node.append(element("td", { class: "tidb-actions" }, line.outcome, line.query, line.connection));
+    return line;
+  }
+
+  fill(line, row, at) {
+    line.row = row;
+    line.at = at;
+    const id = row.ID;
+    line.node.setAttribute("aria-rowindex", String(at + 2));
+    const own = (row.marks & OWN) !== 0;
+    const outcome = this.outcomes.get(row.key);
+    line.node.className = [
+      own ? "tidb-own" : "",
+      row.ended ? "tidb-ended" : "",
+      this.fresh.has(row.key) ? "tidb-new" : "",
+      this.selected.has(row.key) ? "tidb-selected" : "",
+    ].join(" ");
+    line.box.checked = this.selected.has(row.key);
+    line.box.disabled = Boolean(row.ended);
+    line.box.setAttribute("aria-label", `Select connection ${id}`);
+    for (const [name, cell] of Object.entries(line.cells)) {
+      const value = row[name];
+      if (name === "INFO") {
+        const text = (row.marks & RUNS) !== 0 || value ? oneLine(value) : "";
+        if (line.sql.textContent !== text) line.sql.textContent = text;
+        line.sql.hidden = text === "";
+        line.sql.setAttribute("aria-expanded", String(this.open.get(row.key) === "sql"));
+        line.sql.title = "Show the whole statement";
+        continue;
+      }
+      let text = oneLine(value);
+      if (name === "TIME") {
+        text = duration(value);
+        cell.style.setProperty("--share", `${(100 * Math.max(0, value ?? 0)) / this.longest}%`);
+        cell.title = value === null ? "" : `${value} s`;
+      } else if (name === "MEM") text = size(value);
+      else cell.title = text;
+      if (name === "ID" && own) text += " (tidb_magic)";
+      if (name === "ID" && row.ended) text += " (ended)";
+      if (name === "ID" && this.fresh.has(row.key)) text += " (new)";
+      if (cell.textContent !== text) cell.textContent = text;
+    }
+    const pending = this.pending(row.key);
+    this.able(line.query, this.reason(row, true) || pending, `KILL QUERY ${id}: end the statement of connection ${id}`);
+    this.able(line.connection, this.reason(row, false) || pending, `KILL ${id}: end connection ${id}`);
+    const said = outcome ?? "";
+    if (line.outcome.textContent !== said.text) {
+      line.outcome.textContent = said ? said.text : "";
+      line.outcome.title = said ? said.why : "";
+    }
+    line.outcome.classList.toggle("tidb-bad", Boolean(said && !said.good));
+    line.connection.hidden = Boolean(said && said.final);
+    line.query.hidden = Boolean(said && said.good); // the outcome stands in its place
+  }
+
+  able(button, reason, title) {
+    button.disabled = reason !== "";
+    button.title = reason || title;
+    button.setAttribute("aria-label", reason ? `${button.textContent}: ${reason}` : title);
+  }
+
+  reason(row, query) {
+    if (!this.alive) return this.whyNot;
+    if (row.ended) return "This session is not in the list any more.";
+    return this.snapshot.reasons[query ? row.noQuery : row.noConnection];
+  }
+
+  pending(key) {
+    const ask = [...this.asks.values()].find((one) => !one.done && one.keys.includes(key));
+    return ask ? "A kill of this session is already asked for." : "";
+  }
+
+  // -- below a row: its statement, or a kill ----------------------------------------------------------------------
+
+  below(row) {
+    let panel = this.panels.get(row.key);
+    if (!panel) {
+      const cell = element("td", { colspan: "20" });
+      panel = element("tr", { class: "tidb-below", "data-key": row.key }, cell);
+      this.panels.set(row.key, panel);
+    }
+    const cell = panel.firstChild;
+    if (this.open.get(row.key) === "sql") this.statement(cell, row);
+    else {
+      const ask = [...this.asks.values()].find((one) => one.place === row.key);
+      if (ask && cell.firstChild !== ask.panel) cell.replaceChildren(ask.panel);
+    }
+    return panel;
+  }
+
+  shut(key) {
+    this.open.delete(key);
+    this.panels.delete(key);
+  }
+
+  toggle(key) {
+    if (this.open.get(key) === "sql") this.shut(key);
+    else if (!this.open.has(key)) this.open.set(key, "sql");
+    this.draw();
+    this.draw(); // what was opened has a height now
+  }
+
+  statement(cell, row) {
+    const whole = this.texts.get(row.key) ?? (row.length <= (row.INFO ?? "").length ? row.INFO : null);
+    const shown = whole ?? row.INFO;
+    if (cell.shown === shown && cell.firstChild?.className === "tidb-statement") return;
+    cell.shown = shown;
+    const copy = element("button", {
+      type: "button",
+      text: "Copy",
+      onclick: () => this.copy(copy, this.texts.get(row.key) ?? row.INFO),
+    });
+    const note = element("span", { class: "tidb-note" });
+    if (whole === null) {
+      note.textContent = this.alive ? "Waiting for the rest of it …" : "The kernel is gone: this is its beginning.";
+      this.send({ kind: "text", version: this.snapshot.version, instance: row.INSTANCE, id: row.ID });
+    }
+    const pre = element("pre", { text: visible(shown), tabindex: "0", "aria-label": `Statement of connection ${row.ID}` });
+    cell.replaceChildren(element("div", { class: "tidb-statement" }, pre, copy, note));
+  }
+
+  async copy(button, text) {
+    try {
+      await navigator.clipboard.writeText(text);
+      button.textContent = "Copied";
+    } catch {
+      button.textContent = "The browser does not allow copying here";
+    }
+  }
+
+  // -- a kill: look, confirm, outcome ---------------------------------------------------------------------------
+
+  chosen() {
+    return this.shown.filter((row) => this.selected.has(row.key)).map((row) => row.key);
+  }
+
+  ask(keys, query) {
+    const rows = keys.map((key) => this.rows.find((row) => row.key === key)).filter((row) => row && !row.ended);
+    if (!rows.length) return;
+    const ask = {
+      number: `${Date.now()}-${Math.random().toString(36).slice(2)}`,
+      keys: rows.map((row) => row.key),
+      rows,
+      query,
+      place: rows.length === 1 ? rows[0].key : null,
+      state: "looking",
+      since: performance.now(),
+      panel: element("div", { class: "tidb-panel", role: "group", tabindex: "-1" }),
+    };
+    this.asks.set(ask.number, ask);
+    for (const key of ask.keys) this.outcomes.delete(key);
+    const what = query ? "Kill query" : "Kill connection";
+    ask.panel.setAttribute("aria-label", `${what}: confirm`);
+    if (ask.place) this.open.set(ask.place, "kill");
+    else this.groupPanel.append(ask.panel);
+    this.send({
+      kind: "plan",
+      ask: ask.number,
+      version: this.snapshot.version,
+      sessions: rows.map((row) => [row.INSTANCE, row.ID]),
+      query,
+    });
+    this.drawAsk(ask);
+    this.draw();
+    this.draw();
+    ask.panel.focus({ preventScroll: true });
+    setTimeout(() => this.drawAsk(ask), BUSY_AFTER);
+  }
+
+  drawAsk(ask) {
+    if (ask.done) return;
+    const waited = performance.now() - ask.since;
+    const busy = waited >= BUSY_AFTER && (ask.state === "looking" || ask.state === "confirmed");
+    const drawn = `${ask.state} ${busy}`;
+    if (ask.drawn === drawn && ask.state !== "asked back") return;
+    const focused = document.activeElement?.dataset?.does;
+    const inside = ask.panel.contains(document.activeElement);
+    ask.drawn = drawn;
+    const parts = [this.who(ask)];
+    const buttons = [];
+    const button = (text, does, onclick, kind = "") =>
+      buttons.push(element("button", { type: "button", text, "data-does": does, class: kind, onclick }));
+    if (ask.state === "looking") {
+      parts.push(element("p", { text: busy ? "The kernel is busy: this waits for the running cell. Nothing was sent." : "Looking …" }));
+      button(busy ? "Take it back" : "Cancel", "cancel", () => this.takeBack(ask));
+    } else if (ask.state === "planned") {
+      button(ask.query ? "Confirm: kill query" : "Confirm: kill connection", "confirm", () => this.confirm(ask), "tidb-danger");
+      button("Cancel", "cancel", () => this.takeBack(ask));
+    } else if (ask.state === "confirmed") {
+      const text = busy
+        ? "The kernel is busy: this waits for the running cell. Nothing was sent yet."
+        : "Asking the kernel …";
+      parts.push(element("p", { text }));
+      button("Take it back", "cancel", () => this.takeBack(ask));
+    } else if (ask.state === "asked back") {
+      const left = Math.max(0, Math.ceil((ask.until - performance.now()) / 1000));
+      const late = duration(Math.round((performance.now() - ask.since) / 1000));
+      parts.push(element("p", { text: `You confirmed ${late} ago and the kernel was busy until now. Still kill? ${left} s left, then nothing is sent.` }));
+      button("Yes, kill now", "confirm", () => this.yes(ask), "tidb-danger");
+      button("No", "cancel", () => this.takeBack(ask));
+    } else if (ask.state === "sent") {
+      parts.push(element("p", { text: "KILL is sent; waiting for the proof …" }));
+    } else if (ask.state === "refused") {
+      button("Close", "cancel", () => this.end(ask));
+    }
+    ask.panel.replaceChildren(...parts, element("div", { class: "tidb-buttons" }, ...buttons));
+    if (inside) (ask.panel.querySelector(`[data-does="${focused}"]`) ?? ask.panel).focus({ preventScroll: true });
+    this.draw();
+  }
+
+  // Who is meant, and what will happen.
+  who(ask) {
+    const facts = element("div", { class: "tidb-facts-of-kill" });
+    const planned = new Map((ask.plan?.rows ?? []).map((row) => [keyOf(row.instance, row.id), row]));
+    const sessions = ask.rows.slice(0, 20);
+    for (const row of sessions) {
+      const plan = planned.get(row.key);
+      const says = element("div", { class: "tidb-victim" });
+      const where = `${oneLine(row.USER) || "(no user)"} from ${oneLine(row.HOST) || "(no host)"} on ${oneLine(row.INSTANCE)}`;
+      says.append(element("div", {}, element("strong", { text: `Connection ${row.ID}` }), ` · ${where}`));
+      const does = oneLine(row.INFO);
+      const since = duration(row.TIME);
+      says.append(element("div", { class: "tidb-does", text: does ? `runs for ${since}: ${does}` : `idle for ${since}` }));
+      if (plan) {
+        const will = plan.outcome === "planned" ? "What will happen: " : `✗ ${plan.outcome}: `;
+        says.append(element("div", { class: plan.outcome === "planned" ? "" : "tidb-bad", text: will + visible(plan.reason) }));
+        if (plan.outcome === "planned") says.append(element("code", { text: plan.statement }));
+      }
+      facts.append(says);
+    }
+    if (ask.rows.length > sessions.length) {
+      facts.append(element("div", { text: `and ${many(ask.rows.length - sessions.length, "session")} more` }));
+    }
+    for (const remark of ask.plan?.remarks ?? []) facts.append(element("div", { text: visible(remark) }));
+    if (ask.plan?.age * 1000 > OLD) {
+      facts.append(element("div", { class: "tidb-warn", text: `⚠ This list is ${duration(ask.plan.age)} old; who changed since then is left alone.` }));
+    }
+    if (ask.error) facts.append(element("div", { class: "tidb-bad", text: `✗ ${visible(ask.error)} Nothing was sent.` }));
+    return facts;
+  }
+
+  confirm(ask) {
+    ask.state = "confirmed";
+    ask.since = performance.now();
+    this.send({ kind: "kill", ask: ask.number });
+    this.drawAsk(ask);
+    setTimeout(() => this.drawAsk(ask), BUSY_AFTER);
+  }
+
+  // The kernel never sends a KILL without this answer, so that a click which it heard late does nothing by itself.
+  askedBack(ask) {
+    if (performance.now() - ask.since < AT_ONCE) {
+      this.yes(ask);
+      return;
+    }
+    ask.state = "asked back";
+    ask.until = performance.now() + ASKED_BACK;
+    this.drawAsk(ask);
+    this.status.textContent = "The kernel asks whether you still want to kill.";
+  }
+
+  yes(ask) {
+    ask.state = "sent";
+    this.send({ kind: "yes", ask: ask.number });
+    this.drawAsk(ask);
+  }
+
+  takeBack(ask) {
+    if (ask.state === "sent") return;
+    const asked = ask.state !== "planned" && ask.state !== "refused";
+    this.send({ kind: "no", ask: ask.number });
+    if (asked) this.note(ask, "– taken back", "Nothing was sent.", false);
+    this.end(ask);
+  }
+
+  expire(ask) {
+    this.send({ kind: "no", ask: ask.number });
+    this.note(ask, "– not sent", "The kernel heard the click late and asked back; nobody answered within 5 s.", false);
+    this.end(ask);
+  }
+
+  note(ask, text, why, final) {
+    for (const key of ask.keys) this.outcomes.set(key, { text, why, good: false, final });
+    this.status.textContent = `${text} ${why}`;
+  }
+
+  end(ask) {
+    const inside = ask.panel.contains(document.activeElement);
+    ask.done = true;
+    this.asks.delete(ask.number);
+    ask.panel.remove();
+    if (ask.place) this.shut(ask.place);
+    this.draw();
+    const line = ask.place ? this.lines.get(ask.place) : null;
+    if (inside) (line?.query.disabled ? line?.box : line?.query)?.focus({ preventScroll: true });
+    this.count();
+  }
+
+  // -- what the kernel says ---------------------------------------------------------------------------------------
+
+  hear(message) {
+    this.found();
+    const ask = this.asks.get(message.ask);
+    if (message.kind === "rows") this.add(message);
+    else if (message.kind === "text") {
+      this.texts.set(keyOf(message.instance, message.id), message.text);
+      this.draw();
+    } else if (message.kind === "waiting") {
+      this.waitingFor = message.number;
+      this.drawHeader();
+    } else if (message.kind === "here") this.say();
+    else if (!ask) return;
+    else if (message.kind === "planned") {
+      ask.plan = message;
+      ask.error = message.error;
+      ask.state = (message.rows ?? []).some((row) => row.outcome === "planned") ? "planned" : "refused";
+      this.drawAsk(ask);
+      this.draw();
+    } else if (message.kind === "asked") this.askedBack(ask);
+    else if (message.kind === "killed") this.outcome(ask, message);
+  }
+
+  add(message) {
+    if (message.version !== this.snapshot.version) return;
+    const known = new Set(this.rows.filter((row) => !row.ended).map((row) => row.key));
+    const new_ = rowsOf(message.part, this.columns).filter((row) => !known.has(row.key));
+    const now = new Set(new_.map((row) => row.key));
+    this.rows = [...this.rows.filter((row) => !now.has(row.key)), ...new_];
+    if (new_.length) this.more();
+    this.arrange();
+  }
+
+  outcome(ask, message) {
+    if (message.error) {
+      for (const key of ask.keys) this.outcomes.set(key, { text: "✗ error", why: message.error, good: false, final: false });
+      this.status.textContent = visible(message.error);
+    }
+    for (const row of message.rows ?? []) {
+      const took = row.seconds === null ? "" : ` in ${row.seconds.toFixed(row.seconds < 1 ? 3 : 1)} s`;
+      const text = `${SYMBOLS[row.outcome] ?? "✗"} ${row.outcome}`;
+      const gone = row.outcome === "killed" || row.outcome === "already gone";
+      const why = visible(`${row.outcome}${took}${row.reason ? `: ${row.reason}` : ""}`);
+      const outcome = { text, why, good: GOOD.has(row.outcome), final: gone };
+      this.outcomes.set(keyOf(row.instance, row.id), outcome);
+      if (gone) this.selected.delete(keyOf(row.instance, row.id));
+    }
+    const said = [...(message.rows ?? []).map((row) => `${row.id}: ${row.outcome}${row.seconds === null ? "" : ` in ${row.seconds.toFixed(3)} s`}${row.reason ? `, ${row.reason}` : ""}.`), ...(message.remarks ?? [])];
+    if (said.length) this.status.textContent = said.slice(0, 5).map(visible).join(" ");
+    this.end(ask);
+  }
+
+  // -- is the kernel there, is somebody looking -------------------------------------------------------------------
+
+  // The event does not say which way it went: it is gone until it answers.
+  lost() {
+    this.gone("The kernel is gone: this is what was seen before. Run the cell again.");
+    try {
+      this.send({ kind: "here" });
+    } catch {
+      // its channel is closed
+    }
+  }
+
+  found() {
+    this.asked = null;
+    if (this.alive) return;
+    this.alive = true;
+    this.refreshButton.disabled = this.liveBox.disabled = false;
+    this.draw();
+    this.count();
+  }
+
+  gone(why) {
+    this.alive = false;
+    this.whyNot = why;
+    for (const ask of [...this.asks.values()]) {
+      const sent = ask.state === "sent";
+      this.note(ask, sent ? "⚠ unconfirmed" : "– not sent", sent ? `It was sent, then: ${why}` : why, false);
+      this.end(ask);
+    }
+    this.refreshButton.disabled = this.liveBox.disabled = true;
+    this.draw();
+    this.count();
+    this.say();
+  }
+
+  watch() {
+    const tell = () => {
+      const seen = this.inView !== false && document.visibilityState === "visible";
+      if (seen !== this.watched || seen) this.send({ kind: "watching", seen });
+      this.watched = seen;
+      this.told = performance.now();
+    };
+    this.tell = tell;
+    this.watcher = new IntersectionObserver((entries) => {
+      this.inView = entries[entries.length - 1].isIntersecting;
+      if (this.model.get("live") && this.inView !== this.watched) tell();
+    });
+    this.watcher.observe(this.root);
+    this.sizes = new ResizeObserver(() => this.fit());
+    this.sizes.observe(this.root);
+  }
+
+  tick() {
+    const now = performance.now();
+    for (const ask of [...this.asks.values()]) {
+      if (ask.state === "asked back" && now >= ask.until) this.expire(ask);
+      else this.drawAsk(ask);
+    }
+    if (this.model.get("live") && now - (this.told ?? 0) >= WATCHING) this.tell();
+    this.say();
+  }
+
+  count() {
+    const chosen = this.chosen();
+    const rows = this.shown.filter((row) => this.selected.has(row.key));
+    for (const [button, query, text] of [
+      [this.killQuery, true, "Kill query"],
+      [this.killConnection, false, "Kill connection"],
+    ]) {
+      const able = rows.some((row) => this.reason(row, query) === "");
+      button.textContent = chosen.length ? `${text} (${chosen.length})` : text;
+      let reason = "";
+      if (!this.alive) reason = this.whyNot;
+      else if (!chosen.length) reason = "Select rows first.";
+      else if (!able) reason = "None of the selected sessions can be ended so.";
+      this.able(button, reason, `${text} of ${many(chosen.length, "selected session")}`);
+    }
+    if (this.allBox) {
+      this.allBox.checked = chosen.length > 0 && chosen.length === this.shown.filter((row) => !row.ended).length;
+      this.allBox.indeterminate = chosen.length > 0 && !this.allBox.checked;
+    }
+  }
+
+  say() {
+    const live = this.model.get("live");
+    const trouble = this.model.get("trouble");
+    this.liveBox.checked = live > 0;
+    this.liveLabel.textContent = live > 0 ? `live, every ${live} s` : "live";
+    const age = Math.max(0, Date.now() - this.snapshot.taken);
+    let text = age > OLD ? `${duration(age / 1000)} old` : "";
+    if (this.waiting) text = "reading …";
+    if (trouble) text = `⚠ ${visible(trouble)}`;
+    if (this.asked && performance.now() - this.asked > SILENT) {
+      text = "⚠ The kernel does not answer: it runs a cell, or it is gone. What you click waits for it.";
+    }
+    if (!this.alive) text = `⚠ ${this.whyNot}`;
+    if (this.age.textContent !== text) this.age.textContent = text;
+    this.age.classList.toggle("tidb-bad", Boolean(trouble) || !this.alive);
+    const missing = this.snapshot.total - this.rows.filter((row) => !row.ended).length;
+    const lines = [...this.snapshot.footer];
+    if (missing > 0) lines.unshift(`${many(missing, "row")} more on the way …`);
+    const footer = lines.map(visible).join("\n");
+    if (this.footer.textContent !== footer) this.footer.replaceChildren(...lines.map((line) => element("div", { text: visible(line) })));
+  }
+}
+
+export default {
+  render({ model, el }) {
+    const table = new Table(model, el);
+    return () => table.close();
+  },
+};

@@ -1,0 +1,411 @@
+"""The table with Kill buttons, where a kernel and widgets live: it shows a list, looks, kills, and reads again."""
+
+import sys
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
+
+import anywidget
+import traitlets
+from IPython.core.displayhook import DisplayHook
+from IPython.core.formatters import DisplayFormatter
+from IPython.display import display, publish_display_data
+
+from tidb_magic.api import Cluster
+from tidb_magic.errors import NotConnectedError, TidbMagicError
+from tidb_magic.processlist import ProcessList
+from tidb_magic.render import first_line
+from tidb_magic.reports import KillReport
+from tidb_magic.snapshot import PART, part, snapshot, values_of
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+ASKED_BACK = 5.0  # seconds in which the browser has to say that a click is still meant
+_GRACE = 1.0  # seconds that this answer may be under way
+_KEPT = 5  # snapshots that a click can be about: the browser may not have drawn the last one yet
+_UNWATCHED = 15.0  # seconds without a sign from a browser, after which a live table rests
+_REST = 0.5  # seconds between two looks whether somebody watches again
+_JOINED = 5.0  # seconds in which a thread ends after its connection was closed
+_LONGEST_PAUSE = 30.0  # seconds between two tries while the cluster does not answer
+_STATIC = Path(__file__).parent / "static"
+_DISPLAYS = {display.__code__, DisplayHook.compute_format_data.__code__}
+
+
+@dataclass
+class Settings:
+    """What of %config TidbMagics the buttons need."""
+
+    deadline: float
+    max_victims: int
+
+
+@dataclass
+class _Ask:
+    """A kill that was asked for in the browser: the rows as they were seen there, and when the kernel asked back."""
+
+    rows: ProcessList
+    query: bool
+    asked: float | None = None
+
+
+class Busy:
+    """Whether a cell runs. Only then a browser's signs of life wait, and a live table goes on without them."""
+
+    def __init__(self) -> None:
+        self.running = False
+        self.since = time.monotonic()
+
+    def begins(self, _info: object = None) -> None:
+        """Note that a cell begins."""
+        self.running = True
+
+    def ends(self, _result: object = None) -> None:
+        """Note that a cell has ended."""
+        self.running, self.since = False, time.monotonic()
+
+    def watched(self, last: float) -> bool:
+        """Tell whether somebody may be looking, who gave his last sign then."""
+        return self.running or time.monotonic() - max(last, self.since) < _UNWATCHED
+
+
+BUSY = Busy()
+OPEN: "WeakSet[SessionTable]" = WeakSet()
+
+
+class SessionTable(anywidget.AnyWidget):
+    """A list of sessions with Kill buttons, that can be read again, once or all the time.
+
+    `frame` is what it shows. It works in threads and on connections of its own, which end with `close`.
+    """
+
+    _esm = _STATIC / "sessions.js"
+    _css = _STATIC / "sessions.css"
+    snapshot = traitlets.Dict().tag(sync=True)
+    live = traitlets.Float(0.0, min=0.0, help="Seconds between two readings; 0 reads when asked to.").tag(sync=True)
+    trouble = traitlets.Unicode("").tag(sync=True)
+
+    def __init__(self, frame: ProcessList, settings: Settings, *, live: float = 0.0) -> None:
+        origin = frame.origin
+        cluster = origin.cluster() if origin is not None else None
+        if origin is None or origin.again is None or cluster is None:
+            raise NotConnectedError("This list knows no cluster: list again.")
+        self._cluster: Callable[[], Cluster | None] = origin.cluster
+        self._again = origin.again
+        self._settings = settings
+        self._rights = cluster.rights
+        self._lock = threading.RLock()
+        self._refreshing = threading.Lock()
+        self._reader: Cluster | None = None
+        self._frames: OrderedDict[int, ProcessList] = OrderedDict()
+        self._asks: dict[str, _Ask] = {}
+        self._threads: WeakSet[threading.Thread] = WeakSet()
+        self._ended = threading.Event()
+        self._sign = time.monotonic()
+        self._interval = live or 2.0
+        self._waiting: int | None = None
+        self.frame = frame
+        super().__init__(snapshot=self._numbered(frame))
+        self.on_msg(self._hear)
+        OPEN.add(self)
+        self._work(self._look_for_waiters)
+        if live:
+            self._start_live(live)
+
+    def __repr__(self) -> str:
+        """Return a line for where no widget is shown."""
+        return f"<Table of {len(self.frame):,} sessions with Kill buttons, while its kernel lives>"
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._ended.is_set()
+
+    def close(self) -> None:
+        """End what it does, and take it out of the page."""
+        self._ended.set()
+        with self._lock:
+            threads, twin = list(self._threads), self._reader
+        if twin is not None:
+            twin.close()
+        for thread in threads:
+            if thread is not threading.current_thread():
+                thread.join(_JOINED)
+        OPEN.discard(self)
+        super().close()
+
+    # -- what the browser says ---------------------------------------------------------------------------------
+
+    def _hear(self, _widget: object, said: Mapping[str, Any], _buffers: object) -> None:
+        """Note what was said, and leave the work to a thread: here the kernel waits."""
+        self._sign = time.monotonic()
+        does: dict[str, Callable[[Mapping[str, Any]], object]] = {
+            "here": self._is_here,
+            "watching": self._is_watched,
+            "rows": self._send_rows,
+            "text": self._send_text,
+            "plan": partial(self._work, self._plan),
+            "kill": self._ask_back,
+            "yes": self._yes,
+            "no": self._no,
+            "refresh": partial(self._work, self._refresh),
+            "live": self._switch_live,
+        }
+        does[said["kind"]](said)
+
+    def _is_here(self, _said: object) -> None:
+        self.send({"kind": "here"})
+
+    def _is_watched(self, said: Mapping[str, Any]) -> None:
+        if not said["seen"]:
+            self._sign -= _UNWATCHED
+        self.send({"kind": "here"})
+
+    def _work(self, job: Callable[..., object], *args: object) -> None:
+        thread = threading.Thread(target=job, args=args, name="tidb_magic-table", daemon=True)
+        with self._lock:
+            self._threads.add(thread)
+        thread.start()
+
+    def _send_rows(self, said: Mapping[str, Any]) -> None:
+        version, first = said["version"], said["from"]
+        frame = self._frames.get(version)
+        if frame is not None:
+            rows = part(frame.iloc[first : first + PART], frame, self._rights)
+            self.send({"kind": "rows", "version": version, "part": rows})
+
+    def _send_text(self, said: Mapping[str, Any]) -> None:
+        instance, number = said["instance"], said["id"]
+        frame = self._frames.get(said["version"])
+        rows = None if frame is None else _rows(frame, [(instance, number)])
+        if rows is not None and "INFO" in rows.columns:
+            (text,) = values_of(rows, "INFO")
+            self.send({"kind": "text", "instance": instance, "id": number, "text": text or ""})
+
+    # -- kill --------------------------------------------------------------------------------------------------
+
+    def _plan(self, said: Mapping[str, Any]) -> None:
+        """Look at who is to be killed, and say what would happen. Sends no KILL."""
+        ask = said["ask"]
+        frame = self._frames.get(said["version"])
+        rows = None if frame is None else _rows(frame, said["sessions"])
+        if rows is None:
+            error = "This list is not remembered any more: refresh it first."
+            self.send({"kind": "planned", "ask": ask, "error": error})
+            return
+        self._asks[ask] = _Ask(rows, query=bool(said["query"]))
+        answer = self._carefully(lambda: self._twin("kill").plan(rows, query=said["query"], deadline=self._deadline))
+        age = 0.0 if rows.taken_at is None else time.time() - rows.taken_at.timestamp()
+        self.send({"kind": "planned", "ask": ask, "age": max(age, 0.0)} | answer)
+
+    def _no(self, said: Mapping[str, Any]) -> None:
+        self._asks.pop(said["ask"], None)
+
+    def _ask_back(self, said: Mapping[str, Any]) -> None:
+        """Answer a confirmed kill with a question: it may have waited here while a cell ran."""
+        ask = said["ask"]
+        if ask not in self._asks:
+            self.send({"kind": "killed", "ask": ask, "error": "This was taken back. Nothing was sent."})
+            return
+        self._asks[ask].asked = time.monotonic()
+        self.send({"kind": "asked", "ask": ask})
+
+    def _yes(self, said: Mapping[str, Any]) -> None:
+        """Kill, if the browser was asked back just now."""
+        ask = said["ask"]
+        asked = self._asks.pop(ask, None)
+        if asked is None or asked.asked is None:
+            self.send({"kind": "killed", "ask": ask, "error": "This was taken back. Nothing was sent."})
+        elif time.monotonic() - asked.asked > ASKED_BACK + _GRACE:
+            error = f"The answer took more than {ASKED_BACK:g} s: a cell ran. Nothing was sent."
+            self.send({"kind": "killed", "ask": ask, "error": error})
+        else:
+            self._work(self._kill, ask, asked)
+
+    def _kill(self, ask: str, asked: _Ask) -> None:
+        def kill() -> KillReport:
+            most = self._settings.max_victims
+            return self._twin("kill").kill(asked.rows, query=asked.query, deadline=self._deadline, max_victims=most)
+
+        answer = self._carefully(kill)
+        self.send({"kind": "killed", "ask": ask} | answer)
+
+    def _carefully(self, job: Callable[[], KillReport]) -> dict[str, Any]:
+        """Return what a kill or a plan reports; an error as a line, since nobody sees what is raised in a thread."""
+        try:
+            return _report(job())
+        except TidbMagicError as error:
+            return {"error": str(error)}
+        except Exception as error:  # noqa: BLE001 (see above)
+            return {"error": f"{type(error).__name__}: {first_line(error)}"}
+
+    @property
+    def _deadline(self) -> float:
+        return self._settings.deadline
+
+    # -- read again --------------------------------------------------------------------------------------------
+
+    def _refresh(self, _said: object = None) -> bool:
+        """Read the list again, unless that is under way. Return whether that worked."""
+        if not self._refreshing.acquire(blocking=False):
+            return True
+        try:
+            cluster = self._reader = self._twin(f"list {id(self)}")
+            frame = self._again(cluster, deadline=self._deadline)
+            self._rights = cluster.rights
+            self._waiting = _count_waiting(cluster, self._deadline)
+            self.frame = frame
+            self.snapshot = self._numbered(frame)
+            self.trouble = ""
+        except Exception as error:  # noqa: BLE001 (nobody sees what is raised in a thread)
+            known = isinstance(error, TidbMagicError)
+            if not self._ended.is_set():
+                self.trouble = str(error) if known else f"{type(error).__name__}: {first_line(error)}"
+            return False
+        else:
+            return True
+        finally:
+            self._refreshing.release()
+
+    def _look_for_waiters(self) -> None:
+        """Add to what is shown how many wait for locks, which is asked when the list is there already."""
+        with suppress(TidbMagicError):
+            waiting = _count_waiting(self._twin("count"), self._deadline)
+            if waiting is not None and not self.closed:
+                self.send({"kind": "waiting", "number": waiting})
+
+    def _switch_live(self, said: Mapping[str, Any]) -> None:
+        if said["on"]:
+            self._start_live(self._interval)
+        else:
+            self.live = 0.0
+
+    def _start_live(self, seconds: float) -> None:
+        was, self.live = self.live, seconds
+        if not was:
+            self._work(self._go_on)
+
+    def _go_on(self) -> None:
+        """Read again and again, while somebody looks."""
+        pause = self.live
+        while self.live and not self._ended.wait(pause):
+            if not BUSY.watched(self._sign):
+                pause = _REST
+            elif self._refresh():
+                pause = self.live
+            else:
+                pause = min(max(2 * pause, 1.0), _LONGEST_PAUSE)
+
+    # -- small things ------------------------------------------------------------------------------------------
+
+    def _numbered(self, frame: ProcessList) -> dict[str, Any]:
+        version = next(reversed(self._frames), 0) + 1
+        self._frames[version] = frame
+        while len(self._frames) > _KEPT:
+            self._frames.popitem(last=False)
+        return snapshot(frame, self._rights, version, self._waiting)
+
+    def _twin(self, role: str) -> Cluster:
+        """Return a cluster with connections of its own, for this role, while the one of the list is open."""
+        cluster = self._cluster()
+        if cluster is None or cluster.closed:
+            raise NotConnectedError("The cluster of this list was closed: connect and list again.")
+        if self.closed:
+            raise NotConnectedError("This table was closed: list again.")
+        return cluster.twin(role)
+
+
+def _count_waiting(cluster: Cluster, deadline: float) -> int | None:
+    """Return how many transactions wait for locks, None if that cannot be seen."""
+    with suppress(TidbMagicError):
+        return cluster.waiting(deadline=deadline)
+    return None
+
+
+def _rows(frame: ProcessList, sessions: list[tuple[str, str]]) -> ProcessList | None:
+    """Return the rows of these sessions, None unless each is there."""
+    wanted = {(instance, int(number)) for instance, number in sessions}
+    keys = list(zip(frame["INSTANCE"], frame["ID"], strict=True))
+    return frame.loc[[key in wanted for key in keys]] if wanted <= set(keys) else None
+
+
+def _report(report: KillReport) -> dict[str, Any]:
+    """Return what the browser shows of a report; ids as text."""
+    names = {
+        name: values_of(report, name.upper()) for name in ("instance", "outcome", "reason", "seconds", "statement")
+    }
+    ids = [str(number) for number in values_of(report, "ID")]
+    rows = [dict(zip(("id", *names), row, strict=True)) for row in zip(ids, *names.values(), strict=True)]
+    return {"rows": rows, "remarks": list(report.remarks)}
+
+
+# -- where a frame is shown ------------------------------------------------------------------------------------
+
+
+def show(shown: "ProcessList | SessionTable", settings: Settings) -> None:
+    """Show a list as a closed HTML snapshot, which a saved notebook keeps, and the table with buttons below it.
+
+    Only where something is displayed: a debugger or a variable viewer that formats a frame gets no widget.
+
+    Raises
+    ------
+    NotImplementedError
+        It is not displayed, or has no table with buttons: IPython goes on to its text and HTML.
+    """
+    if not _is_displayed():
+        raise NotImplementedError
+    table = shown if isinstance(shown, SessionTable) else _table(shown, settings)
+    frame = table.frame
+    summary = escape(frame.footer()[0])
+    html = f"<details><summary>{summary} As it was then.</summary>{frame._repr_html_()}</details>"
+    publish_display_data({"text/plain": repr(frame), "text/html": html})
+    model = table._repr_mimebundle_()
+    publish_display_data(*model) if isinstance(model, tuple) else publish_display_data(model)
+
+
+def _table(frame: ProcessList, settings: Settings) -> SessionTable:
+    """Return the one table of a frame."""
+    table = frame.__dict__.get("_table_shown")
+    if not isinstance(table, SessionTable) or table.closed:
+        try:
+            table = SessionTable(_checked(frame), settings)
+        except NotConnectedError as error:
+            raise NotImplementedError from error
+        object.__setattr__(frame, "_table_shown", table)
+    return table
+
+
+def _checked(frame: ProcessList) -> ProcessList:
+    """Return a frame of which each row is one session.
+
+    Raises
+    ------
+    NotImplementedError
+    """
+    keys = frame[["INSTANCE", "ID"]] if frame.columns.is_unique else None
+    if keys is None or keys.isna().any(axis=None) or keys.duplicated().any():
+        raise NotImplementedError
+    return frame
+
+
+def _is_displayed() -> bool:
+    """Tell whether IPython formats something in order to display it: as the result of a cell, or by `display`."""
+    frame: FrameType | None = sys._getframe()  # noqa: SLF001 (nothing else tells who asks)
+    while frame is not None and frame.f_code is not DisplayFormatter.format.__code__:
+        frame = frame.f_back
+    return frame is not None and frame.f_back is not None and frame.f_back.f_code in _DISPLAYS
+
+
+def close_all() -> None:
+    """Close every table of this kernel."""
+    for table in list(OPEN):
+        with suppress(Exception):  # a page that is gone; the others are closed all the same
+            table.close()
