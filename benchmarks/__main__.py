@@ -8,6 +8,7 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from benchmarks import kill as killing
 from benchmarks import list as listing
+from benchmarks import widget
 from benchmarks.crowd import crowd
 from benchmarks.ratio import HEADER
 from tidb_magic.playground import Playground
@@ -28,12 +29,13 @@ def main() -> None:
     options = parser.parse_args()
     shell = InteractiveShell.instance()
     with Playground(instances=3) as playground:
-        print(f"Opening {options.sessions} sessions, then {options.rounds} rounds; about three minutes.", flush=True)
+        print(f"Opening {options.sessions} sessions, then {options.rounds} rounds; about five minutes.", flush=True)
         with crowd(playground, options.sessions):
             ratios = listing.compare(shell, playground, options.sessions, rounds=options.rounds)
             ratios += killing.single(shell, playground, rounds=options.rounds)
             ratios += killing.many(shell, playground)
             ratios += listing.frozen(shell, playground)
+    ratios += widget.compare()
     print(HEADER, *(ratio.line for ratio in ratios), sep="\n")
     loaded = subprocess.run([sys.executable, "-c", LOADING], capture_output=True, text=True, check=True).stdout.strip()
     print(f"Loading imports of {', '.join(HEAVY)}: {loaded}.")

@@ -1,5 +1,6 @@
 """A real JupyterLab in a real Chromium."""
 
+import json
 import os
 import shutil
 import signal
@@ -41,6 +42,28 @@ def chromium() -> str | None:
     return None  # Playwright knows where its own is
 
 
+def kernel_of(version: str) -> Path:
+    """Return a folder that holds this version of ipykernel, to be put before what is installed."""
+    folder = Path(sys.prefix) / "kernels" / version
+    if not folder.exists():
+        half = folder.with_name(f"{version}.{os.getpid()}")
+        what = ["--quiet", "--no-deps", "--target", str(half), f"ipykernel=={version}.*"]
+        subprocess.run([sys.executable, "-m", "pip", "install", *what], check=True)
+        half.rename(folder)
+    return folder
+
+
+def kernelspec(data: Path, version: str) -> str:
+    """Add a kernel with this version of ipykernel to a data folder of Jupyter's, and return its name."""
+    name = f"ipykernel-{version}"
+    folder = data / "kernels" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    spec = {"argv": argv, "display_name": name, "language": "python", "env": {"PYTHONPATH": str(kernel_of(version))}}
+    (folder / "kernel.json").write_text(json.dumps(spec))
+    return name
+
+
 def launch(playwright: Playwright) -> Browser:
     return playwright.chromium.launch(executable_path=chromium(), args=ARGUMENTS)
 
@@ -48,7 +71,7 @@ def launch(playwright: Playwright) -> Browser:
 class Lab:
     """A JupyterLab server that ends with the block; notebooks are in `folder`."""
 
-    def __init__(self, folder: Path, environment: dict[str, str] | None = None) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
@@ -56,20 +79,25 @@ class Lab:
             "ServerApp.token": "",
             "ServerApp.root_dir": str(folder),
             "LabApp.expose_app_in_browser": "True",
-            "LabApp.news_url": "",
-            "LabApp.check_for_updates_class": "jupyterlab.NeverCheckForUpdate",
         }
+        config = folder / ".jupyter" / "JUPYTER_CONFIG_DIR" / "labconfig"
+        config.mkdir(parents=True, exist_ok=True)
+        # Neither asks about news nor brings the other extension's buttons.
+        without = {"@jupyterlab/apputils-extension:announcements": True, "jupysql-plugin": True}
+        (config / "page_config.json").write_text(json.dumps({"disabledExtensions": without}))
+        self.data = folder / ".jupyter" / "JUPYTER_DATA_DIR"
         own = {
             name: str(folder / ".jupyter" / name) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR")
         }
-        self._server = subprocess.Popen(
-            [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--port", str(self.port)]
-            + [f"--{name}={value}" for name, value in settings.items()],
-            env={**os.environ, **own, "JUPYTERLAB_SETTINGS_DIR": str(folder / ".jupyter" / "settings")}
-            | (environment or {}),
-            stdout=(folder / "lab.log").open("w"),
-            stderr=subprocess.STDOUT,
-        )
+        environment = {**os.environ, **own, "JUPYTERLAB_SETTINGS_DIR": str(folder / ".jupyter" / "settings")}
+        command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--port", str(self.port)]
+        with (folder / "lab.log").open("w") as log:
+            self._server = subprocess.Popen(
+                [*command, *(f"--{name}={value}" for name, value in settings.items())],
+                env=environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
 
     def __enter__(self) -> Self:
         end = time.monotonic() + 60

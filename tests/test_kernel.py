@@ -1,6 +1,7 @@
 """In a real kernel: the stop button, passwords that a front end is asked for, notebooks."""
 
 import queue
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,22 @@ from tests.clients import LONG_SELECT, Client, eventually
 from tidb_magic.playground import Playground
 from tidb_magic.playground.cluster import find, obtain
 from tidb_magic.playground.records import Options
+from tidb_magic.playground.workload import PASSWORD
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+# What the outputs of each have to say, and its last cell.
+SHOWN = {
+    "bad_day.ipynb": ["NOT COMPLETE: no answer from 127.0.0.1:", "sees own sessions", "global kill off"],
+    "locks.ipynb": ["behind 1 root blocker", "1 killed", "Nobody waits", "((1, 99), (2, 98))"],
+    "quickstart.ipynb": ["1 interrupted", "already gone", "Nothing was sent. To carry it out:"],
+    "scripts.ipynb": ["Complete: every registered instance answered.", "1 interrupted", "A connection id is"],
+}
+OUTCOMES = {
+    "bad_day.ipynb": ["unreachable", "refused", "interrupted"],
+    "locks.ipynb": ["no longer waiting"],
+    "quickstart.ipynb": ["planned", "interrupted"],
+    "scripts.ipynb": ["planned", "interrupted"],
+}
 PLANTED = "planted-s3cret"
 
 
@@ -112,7 +127,7 @@ def test_a_kill_from_a_notebook_is_proven(kernel: Kernel, playground: Playground
         assert "<table" in result["text/html"]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def default_playground() -> Iterator[Playground]:
     """The playground that `%tidb_connect playground` finds."""
     before = find()
@@ -122,10 +137,38 @@ def default_playground() -> Iterator[Playground]:
         started.stop()
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
-def test_a_notebook_runs_as_it_is_shipped(path: Path, default_playground: Playground) -> None:
-    notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(path.parent)}}).execute()
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    assert any("interrupted" in str(output) for output in outputs)
+def outputs_of(notebook: nbformat.NotebookNode) -> list[dict[str, Any]]:
+    return [output for cell in notebook.cells for output in cell.get("outputs", [])]
+
+
+def shows_what_it_is_for(path: Path, notebook: nbformat.NotebookNode) -> None:
+    outputs = outputs_of(notebook)
+    everything = "\n".join(map(str, outputs))
     assert not any(output.get("name") == "stderr" for output in outputs)
+    assert PASSWORD not in everything
+    assert all(words in everything for words in SHOWN[path.name])
+    assert all(outcome in str(notebook.cells[-1].outputs) for outcome in OUTCOMES[path.name])
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_a_notebook_runs_as_it_is_shipped(path: Path, request: pytest.FixtureRequest) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    if "%tidb_connect playground" in str(notebook):  # the others start playgrounds of their own
+        request.getfixturevalue("default_playground")
+    NotebookClient(notebook, timeout=90, resources={"metadata": {"path": str(path.parent)}}).execute()
+    shows_what_it_is_for(path, notebook)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_a_notebook_is_stored_as_it_ran_and_holds_nothing_of_the_machine(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    shows_what_it_is_for(path, notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    assert notebook.metadata.keys() == {"kernelspec", "language_info"}
+    assert notebook.metadata.language_info == {"name": "python"}
+    assert not any(cell.metadata for cell in notebook.cells)
+    stored = path.read_text()
+    assert "widget-view" not in stored
+    assert not re.search(r"/(home|root|tmp|Users|var|work)/", stored)
+    assert len(stored) < 60_000

@@ -4,7 +4,7 @@ import getpass  # not its function: a kernel puts its own in the place
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from functools import partial
@@ -112,8 +112,7 @@ class Cluster:
         filters = Filters(user, host, db, instance, command, min_time, match, where, idle)
         again = partial(_read, filters=filters, sort=sort, limit=limit, full=full)
         listed = again(self, deadline=deadline)
-        if listed.origin is not None:
-            listed.origin = replace(listed.origin, cluster=ref(self), again=again)
+        self._note_origin(listed, again)
         return listed
 
     def count_by(self, *columns: str, limit: int = LIMIT, deadline: float = DEADLINE, **filters: Any) -> SessionCounts:
@@ -138,8 +137,9 @@ class Cluster:
         SELECT on mysql.tidb_mdl_info and mysql.tidb_ddl_job, else all that runs is taken to.
         """
         deadline = seconds(deadline, "deadline")
-        with _interruptible():
-            return locks(self._link, deadline=deadline)
+        forest = _read_locks(self, deadline=deadline)
+        self._note_origin(forest.frame, _read_locks)
+        return forest
 
     def waiting(self, *, deadline: float = DEADLINE) -> int:
         """Count the transactions that wait for locks. As `processlist` for what can be raised.
@@ -272,6 +272,10 @@ class Cluster:
         for twin in twins:
             twin.close()
 
+    def _note_origin(self, listed: ProcessList, again: Callable[..., object]) -> None:
+        if listed.origin is not None:
+            listed.origin = replace(listed.origin, cluster=ref(self), again=again, rows=len(listed))
+
     def twin(self, role: str) -> "Cluster":
         """Return the same with a connection of its own, one for each role: for other threads. It ends with this one.
 
@@ -386,6 +390,11 @@ def _somebody_is_there() -> bool:
     if hasattr(shell, "kernel"):
         return True  # the kernel knows whether its front end can ask, and raises NotImplementedError if not
     return sys.stdin is not None and sys.stdin.isatty()
+
+
+def _read_locks(cluster: Cluster, deadline: float) -> LockForest:
+    with _interruptible():
+        return locks(cluster._link, deadline=deadline)  # noqa: SLF001 (of this module)
 
 
 def _read(cluster: Cluster, filters: Filters, **how: Any) -> ProcessList:

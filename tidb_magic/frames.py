@@ -29,7 +29,7 @@ class ShownFrame(pd.DataFrame):
 
     def __repr__(self) -> str:
         """Return an aligned table with its footer."""
-        return text_table(*self._table(), widths=self._widths)
+        return text_table(*self._table(), widths=self._widths, total=len(self))
 
     def _repr_html_(self) -> str | None:
         return html_table(*self._table(), bars={name: self[name].fillna(0).tolist() for name in self._bars})
@@ -39,14 +39,15 @@ class ShownFrame(pd.DataFrame):
 class Origin:
     """Where a list comes from: the address of its cluster, and when it was asked for, by `sessions.clock`.
 
-    `again` reads it again, with whatever cluster it is given, and `cluster` is a weak reference to its own. These and
-    the clock mean something in this process only, so a copy that was pickled is without them.
+    `again` reads it again, with whatever cluster it is given, `cluster` is a weak reference to its own, `rows` how many
+    it had. These and the clock mean something in this process only, so a copy that was pickled is without them.
     """
 
     address: str
     requested: float | None = None
     cluster: Callable[[], Any] = lambda: None
     again: Callable[..., Any] | None = None
+    rows: int = 0
 
     def __reduce__(self) -> tuple[type[Self], tuple[str]]:
         """Leave the clock and the cluster behind."""

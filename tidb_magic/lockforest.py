@@ -13,7 +13,7 @@ from tidb_magic.render import Seconds, html_table, text_table
 from tidb_magic.sessions import Session, Transaction
 
 LOCK, METADATA_LOCK, DDL_QUEUE = "lock", "metadata lock", "DDL queue"  # kinds of waits
-_HEADER = ["SESSION", "INSTANCE", "USER", "WAITS", "HOLDS", "BEHIND", "FREES", "TRANSACTION", "DOES"]
+HEADER = ["SESSION", "INSTANCE", "USER", "WAITS", "HOLDS", "BEHIND", "FREES", "TRANSACTION", "DOES"]
 _WIDTHS = {"SESSION": 120, "HOLDS": 120, "DOES": 120}
 _DEADLOCKS = ["OCCUR_TIME", "INSTANCE", "TRANSACTIONS", "LOCKS"]
 _DEADLOCKS_SHOWN = 5
@@ -145,15 +145,29 @@ class LockForest:
         """Return the trees as text."""
         parts = [*self._footer(), *self._about_deadlocks()]
         if self._standings:
-            parts.insert(0, text_table(_HEADER, self._rows(), [], widths=_WIDTHS))
+            parts.insert(0, text_table(HEADER, self._rows(), [], widths=_WIDTHS))
         if len(self.deadlocks):
             parts.append(text_table(_DEADLOCKS, self._resolved(), []))
         return "\n".join(parts)
 
     def _repr_html_(self) -> str:
         footer = [*self._footer(), *self._about_deadlocks()]
-        trees = html_table(_HEADER if self._standings else [], self._rows(), footer)
+        trees = html_table(HEADER if self._standings else [], self._rows(), footer)
         return trees + (html_table(_DEADLOCKS, self._resolved(), []) if len(self.deadlocks) else "")
+
+    @property
+    def summary(self) -> list[str]:
+        """Sentences on who waits, and how it was read; and on the deadlocks, each in a line."""
+        resolved = (": ".join((str(moment), str(where), str(what))) for moment, where, _, what in self._resolved())
+        return [*self._footer(), *self._about_deadlocks(), *resolved]
+
+    @property
+    def tree(self) -> list[tuple[int, Somebody, bool, list[object]]]:
+        """For each place its depth, who stands there, whether it is a session to kill, and its cells by HEADER."""
+        return [
+            (standing.branch.depth, standing.branch.name, standing.blocker, row)
+            for standing, row in zip(self._standings, self._rows(), strict=True)
+        ]
 
     def _rows(self) -> list[list[object]]:
         trees = _trees([standing.branch.depth for standing in self._standings])
@@ -176,6 +190,8 @@ class LockForest:
             )
         if jobs := dict.fromkeys(wait.job for standing in self._standings for wait in standing.waits if wait.job):
             lines.append(f"Or end the DDL that waits: ADMIN CANCEL DDL JOBS {', '.join(map(str, jobs))}.")
+        if any(standing.waiting and not standing.waits for standing in self._standings) and self.complete:
+            lines.append("For whom some wait was not told at this moment: read again.")
         if any(standing.branch.circular for standing in self._standings):
             lines.append("A circle is a deadlock, which TiDB ends itself, or was not read at one moment.")
         return [*lines, *self.frame.how_it_was_read()]

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 PLAYGROUND = "playground"
 _VARIABLE = re.compile(r"\$\w+|\{.*\}")
 _FILTERS = {*FILTERS, "min_time", "idle"}
+# What shows itself as a table with Kill buttons.
+_SHOWN = [("processlist", "ProcessList"), ("lockforest", "LockForest"), ("widget", "SessionTable")]
 # Each view without the options that would do nothing there.
 _NOT_WITH = {
     "history": _FILTERS | {"sort", "full", "limit", "by", "instances", "locks", "live"},
@@ -302,25 +304,27 @@ class TidbMagics(Magics):
         """Have lists shown as tables with Kill buttons, if this shell is a kernel's. Imports nothing yet."""
         if hasattr(shell, "kernel"):
             shown = shell.display_formatter.ipython_display_formatter
-            shown.for_type_by_name("tidb_magic.processlist", "ProcessList", self._show)
-            shown.for_type_by_name("tidb_magic.widget", "SessionTable", self._show)
+            for module, name in _SHOWN:
+                shown.for_type_by_name(f"tidb_magic.{module}", name, self._show)
 
     def show_no_more(self, shell: Any) -> None:
         """Undo that, and close all tables."""
         if not hasattr(shell, "kernel"):
             return
-        for name in ("tidb_magic.processlist.ProcessList", "tidb_magic.widget.SessionTable"):
-            shell.display_formatter.ipython_display_formatter.pop(name, None)
+        for module, name in _SHOWN:
+            shell.display_formatter.ipython_display_formatter.pop(f"tidb_magic.{module}.{name}", None)
         if "tidb_magic.widget" in sys.modules:
             from tidb_magic import widget
 
-            widget.close_all()
+            widget.close_all(shell)
 
     def _show(self, shown: Any) -> None:
         if not self._widgets():
             raise NotImplementedError  # which IPython takes for: show it as text and HTML
         from tidb_magic import widget
 
+        if self.shell is not None:
+            widget.watch(self.shell)
         widget.show(shown, self._for_widgets())
 
     def _widgets(self) -> bool:

@@ -1,7 +1,7 @@
 """ProcessList: the sessions of a cluster as a DataFrame that shows itself."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -10,7 +10,7 @@ import pandas as pd
 
 from tidb_magic.driver import Result
 from tidb_magic.frames import HOW_IT_WAS_READ, ReadFrame, Table, counted
-from tidb_magic.render import Bytes
+from tidb_magic.render import ROWS_SHOWN, Bytes, html_table
 
 INFO_CUT = 16_384  # bytes of a statement that are fetched unless all of it is asked for
 TEXT: Any = pd.Series(["text"]).dtype  # str, or object before pandas 3; also where every value is missing
@@ -89,11 +89,29 @@ class ProcessList(ReadFrame):
         return super().__repr__() if _has_ids(self) else pd.DataFrame.__repr__(self)
 
     def _repr_html_(self) -> str | None:
-        return super()._repr_html_() if _has_ids(self) else pd.DataFrame._repr_html_(self)  # type: ignore[attr-defined]
+        """Return the same as HTML, with what ends each session where the table with Kill buttons has them."""
+        if not _has_ids(self):
+            return pd.DataFrame._repr_html_(self)  # type: ignore[attr-defined, no-any-return]
+        header, rows, footer = self._table()
+        bars = {"TIME": self["TIME"].fillna(0).tolist()} if "TIME" in self.columns else {}
+        typed = [[*row, kill] for row, kill in zip(rows, self._kills(rows, header), strict=True)]
+        return html_table([*header, "TO END IT"], typed, footer, bars, total=len(self))
+
+    def _kills(self, rows: Sequence[Sequence[object]], header: Sequence[str]) -> Iterator[str]:
+        """Return what to type in order to end each statement, or each session that runs none."""
+        at = header.index("INFO") if "INFO" in header else None
+        for row, instance, number in zip(rows, self["INSTANCE"], self["ID"], strict=False):
+            runs = at is not None and row[at]
+            end = (
+                ""
+                if pd.isna(number) or (instance, number) in self.own
+                else f"%tidb_kill {'QUERY ' * bool(runs)}{number}"
+            )
+            yield end
 
     def _table(self) -> Table:
         shown = [column for column in (_SHOWN_LOCKS if "FREES" in self.columns else SHOWN) if column in self.columns]
-        cells = [[_cell(value) for value in self[column]] for column in shown]
+        cells = [[_cell(value) for value in self[column].iloc[:ROWS_SHOWN]] for column in shown]
         if "MEM" in shown:
             at = shown.index("MEM")
             cells[at] = [value if value == "" else Bytes(value) for value in cells[at]]

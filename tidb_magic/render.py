@@ -75,8 +75,11 @@ def text_table(
     rows: Sequence[Sequence[object]],
     footer: Sequence[str],
     widths: Mapping[str, int] = MappingProxyType({}),
+    total: int | None = None,
 ) -> str:
     """Return an aligned table, numbers to the right, with the footer below; `widths` of columns that need another.
+
+    `total` is how many rows there are, if only those are given that are shown.
 
     >>> print(text_table(["ID", "USER"], [[5, "ann"], [17, "<b>"]], ["2 sessions"]))
     ID  USER
@@ -96,7 +99,7 @@ def text_table(
             gap = " " * (width - _width(cell))
             padded.append(gap + cell if right else cell + gap)
         lines.append("  ".join(padded).rstrip())
-    return "\n".join([*lines, *_more(rows), *footer])
+    return "\n".join([*lines, *_more(total or len(rows)), *footer])
 
 
 def html_table(
@@ -104,6 +107,7 @@ def html_table(
     rows: Sequence[Sequence[object]],
     footer: Sequence[str],
     bars: Mapping[str, Sequence[float]] = MappingProxyType({}),
+    total: int | None = None,
 ) -> str:
     """Return the same as an HTML table, every cell escaped; behind the columns of `bars` their values are drawn.
 
@@ -118,7 +122,7 @@ def html_table(
         cells = zip(row, styles, strict=True)
         row_html = (f'<td style="{style}">{escape(plain(value, HTML_WIDTH))}</td>' for value, style in cells)
         body += f"<tr>{''.join(row_html)}</tr>"
-    notes = "".join(f"<div>{escape(line)}</div>" for line in [*_more(rows), *footer])
+    notes = "".join(f"<div>{escape(line)}</div>" for line in [*_more(total or len(rows)), *footer])
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{notes}"
 
 
@@ -133,10 +137,10 @@ def _bars(values: Sequence[float]) -> list[str]:
     return [f";background:linear-gradient(to right,{_BAR} {share}%,transparent {share}%)" for share in shares]
 
 
-def _more(rows: Sequence[Sequence[object]]) -> list[str]:
-    if len(rows) <= ROWS_SHOWN:
+def _more(total: int) -> list[str]:
+    if total <= ROWS_SHOWN:
         return []
-    return [f"{len(rows) - ROWS_SHOWN:,} more rows are not shown here; the variable holds all {len(rows):,}."]
+    return [f"{total - ROWS_SHOWN:,} more rows are not shown here; the variable holds all {total:,}."]
 
 
 def _width(text: str) -> int:

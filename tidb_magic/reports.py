@@ -11,10 +11,20 @@ import pandas as pd
 from tidb_magic.audit import KEPT, KILLS, PLANS
 from tidb_magic.frames import ShownFrame, Table, counted
 from tidb_magic.processlist import TEXT
-from tidb_magic.targets import Target
+from tidb_magic.targets import Outcome, Target
 
 COLUMNS = ["ID", "INSTANCE", "USER", "HOST", "ACTION", "OUTCOME", "REASON", "SECONDS", "STATEMENT", "WARNING", "INFO"]
 _DTYPES: Mapping[str, Any] = MappingProxyType({"ID": "Int64", "SECONDS": "Float64"})
+_SYMBOLS: Mapping[str, str] = MappingProxyType(
+    {
+        Outcome.KILLED: "✓",
+        Outcome.INTERRUPTED: "✓",
+        Outcome.ALREADY_GONE: "✓",
+        Outcome.STILL_RUNNING: "…",
+        Outcome.UNCONFIRMED: "?",
+        Outcome.PLANNED: "○",
+    }
+)
 _WIDTHS: Mapping[str, int] = MappingProxyType({"INFO": 40, "REASON": 300})
 
 
@@ -48,10 +58,11 @@ class KillReport(ShownFrame):
 
     def _table(self) -> Table:
         shown = ["ID", "INSTANCE", "USER", "ACTION", "OUTCOME", "SECONDS", "INFO", "REASON"]
+        marked = self[shown].assign(OUTCOME=[marked_outcome(outcome) for outcome in self["OUTCOME"]])
         counts = Counter(self["OUTCOME"])
         total = ", ".join(f"{count} {outcome}" for outcome, count in counts.items()) or "No session matches"
         where = f" ({self.cluster})" if self.cluster else ""
-        return shown, _cells(self[shown]), [f"{total}{where}.", *self.remarks]
+        return shown, _cells(marked), [f"{total}{where}.", *self.remarks]
 
 
 class History(ShownFrame):
@@ -63,11 +74,23 @@ class History(ShownFrame):
 
     def _table(self) -> Table:
         shown = ["TIME", "CLUSTER", "ASKED", "ID", "INSTANCE", "USER", "ACTION", "OUTCOME", "WHY", "REASON"]
-        frame = self[shown].assign(TIME=[f"{moment:%Y-%m-%d %H:%M:%S}" for moment in self["TIME"]])
+        frame = self[shown].assign(
+            TIME=[f"{moment:%Y-%m-%d %H:%M:%S}" for moment in self["TIME"]],
+            OUTCOME=[marked_outcome(outcome) for outcome in self["OUTCOME"]],
+        )
         latest = f" The latest {KEPT:,} plans and {KEPT:,} kills are kept." if len(self) >= KEPT else ""
         return shown, _cells(frame), [f"{counted(len(self), 'row')}.{latest}"]
 
     _widths: ClassVar[Mapping[str, int]] = _WIDTHS
+
+
+def marked_outcome(outcome: str) -> str:
+    """Return an outcome with a symbol, which says without colour whether it is what was wanted.
+
+    >>> marked_outcome("killed"), marked_outcome("refused")
+    ('✓ killed', '✗ refused')
+    """
+    return f"{_SYMBOLS.get(outcome, '✗')} {outcome}"
 
 
 def _cells(frame: pd.DataFrame) -> list[list[object]]:

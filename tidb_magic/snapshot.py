@@ -5,20 +5,28 @@ from typing import Any
 
 import pandas as pd
 
+from tidb_magic.lockforest import HEADER, LockForest
 from tidb_magic.processlist import SHOWN, ProcessList
 from tidb_magic.sessions import runs
 
-FIRST = 1_000  # rows that are sent at once; the others follow in parts, so that a long list is drawn as fast as a short
+FIRST = 200  # rows that are sent at once; the others follow in parts, so that a long list is drawn as fast as a short
 PART = 5_000
 TEXT_SENT = 400  # characters of a statement; the whole is sent when somebody opens it
 _GROUPS = 5  # bars, the largest ones
 _OWN, _RUNS = 1, 2  # marks of a row
+_TREE = ("DEPTH", "SESSION", "WAITS", "HOLDS", "BEHIND", "FREES", "TRANSACTION")
+_NOTHING: dict[str, Any] = {"marks": 0, "cut": 0}  # of who is no session
 _REASONS = (
     "",
     "It is a connection of tidb_magic itself.",
     "It runs no statement.",
     "It is another user's session: that takes CONNECTION_ADMIN or SUPER.",
+    "It waits itself: end the session at the root of its tree.",
+    "It is no session.",
 )
+
+
+_WAITS, _NOBODY = 4, 5  # as _REASONS has them
 
 
 @dataclass(frozen=True)
@@ -42,16 +50,53 @@ def snapshot(frame: ProcessList, rights: Rights, version: int, waiting: int | No
         "waiting": waiting,
         "missing": list(frame.missing),
     }
-    taken = frame.taken_at
     return {
         "version": version,
-        "taken": None if taken is None else round(taken.timestamp() * 1000),
+        "taken": _milliseconds(frame),
         "total": len(frame),
         "columns": [name for name in SHOWN if name in frame.columns],
         "reasons": list(_REASONS),
         "header": header,
         "footer": frame.footer(),
         "part": part(frame.iloc[:FIRST], frame, rights),
+    }
+
+
+def tree(forest: LockForest, rights: Rights, version: int) -> dict[str, Any]:
+    """Return what the table shows of who blocks whom: the rows in the order of the trees, buttons at the roots."""
+    frame, places = forest.frame, forest.tree
+    known = part(frame, frame, rights)
+    at = {
+        (instance, int(number)): row
+        for row, (instance, number) in enumerate(zip(known["INSTANCE"], known["ID"], strict=True))
+    }
+    rows: dict[str, list[Any]] = {name: [] for name in (*_TREE, *known)}
+    for depth, name, blocker, cells in places:
+        row = at.get(name) if isinstance(name, tuple) else None
+        rows["DEPTH"].append(depth)
+        for column, cell in zip(HEADER, cells, strict=True):
+            if column in _TREE:
+                rows[column].append(str(cell))
+        for column, values in known.items():
+            rows[column].append(values[row] if row is not None else _NOTHING.get(column))
+        if row is None:
+            rows["ID"][-1], rows["INSTANCE"][-1] = str(cells[0]).strip("\N{NO-BREAK SPACE}├└─│"), ""
+            rows["INFO"][-1] = str(cells[-1])
+        if row is None or not blocker:
+            rows["no_connection"][-1] = rows["no_query"][-1] = _NOBODY if row is None else _WAITS
+    roots = sum(blocker for _, _, blocker, _ in places)
+    return {
+        "version": version,
+        "taken": _milliseconds(frame),
+        "total": len(places),
+        "columns": ["ID", "INSTANCE", "USER", "WAITS", "HOLDS", "BEHIND", "FREES", "TRANSACTION", "INFO"],
+        "reasons": list(_REASONS),
+        "header": {
+            "facts": [["waits", str(len(forest.waits))], ["sessions to end", str(roots)]],
+            "missing": list(forest.missing),
+        },
+        "footer": forest.summary,
+        "part": rows,
     }
 
 
@@ -70,8 +115,12 @@ def part(rows: ProcessList, frame: ProcessList, rights: Rights) -> dict[str, lis
         queries.append(against or (0 if busy else 2))
     values["ID"] = [str(number) for number in values["ID"]]
     values["INFO"] = [text and text[:TEXT_SENT] for text in texts]
-    lengths = [len(text or "") for text in texts]
-    return values | {"marks": marks, "lengths": lengths, "no_query": queries, "no_connection": connections}
+    cut = [len(text) if text and len(text) > TEXT_SENT else 0 for text in texts]  # how long it is
+    return values | {"marks": marks, "cut": cut, "no_query": queries, "no_connection": connections}
+
+
+def _milliseconds(frame: ProcessList) -> int | None:
+    return None if frame.taken_at is None else round(frame.taken_at.timestamp() * 1000)
 
 
 def values_of(frame: pd.DataFrame, name: str) -> list[Any]:

@@ -21,16 +21,19 @@ from IPython.display import display, publish_display_data
 
 from tidb_magic.api import Cluster
 from tidb_magic.errors import NotConnectedError, TidbMagicError
+from tidb_magic.lockforest import LockForest
 from tidb_magic.processlist import ProcessList
 from tidb_magic.render import first_line
 from tidb_magic.reports import KillReport
-from tidb_magic.snapshot import PART, part, snapshot, values_of
+from tidb_magic.snapshot import PART, part, snapshot, tree, values_of
 
 if TYPE_CHECKING:
     from types import FrameType
 
+    from IPython.core.interactiveshell import InteractiveShell
+
 ASKED_BACK = 5.0  # seconds in which the browser has to say that a click is still meant
-_GRACE = 1.0  # seconds that this answer may be under way
+_GRACE = 1.0  # seconds that this answer may be under way, else it is asked back again
 _KEPT = 5  # snapshots that a click can be about: the browser may not have drawn the last one yet
 _UNWATCHED = 15.0  # seconds without a sign from a browser, after which a live table rests
 _REST = 0.5  # seconds between two looks whether somebody watches again
@@ -78,6 +81,7 @@ class Busy:
 
 
 BUSY = Busy()
+Shown = ProcessList | LockForest
 OPEN: "WeakSet[SessionTable]" = WeakSet()
 
 
@@ -93,7 +97,12 @@ class SessionTable(anywidget.AnyWidget):
     live = traitlets.Float(0.0, min=0.0, help="Seconds between two readings; 0 reads when asked to.").tag(sync=True)
     trouble = traitlets.Unicode("").tag(sync=True)
 
-    def __init__(self, frame: ProcessList, settings: Settings, *, live: float = 0.0) -> None:
+    def __init__(self, shown: Shown, settings: Settings, *, live: float = 0.0) -> None:
+        self._ended = threading.Event()
+        self._lock = threading.RLock()
+        self._threads: WeakSet[threading.Thread] = WeakSet()
+        self._reader: Cluster | None = None
+        frame = _frame(shown)
         origin = frame.origin
         cluster = origin.cluster() if origin is not None else None
         if origin is None or origin.again is None or cluster is None:
@@ -102,27 +111,26 @@ class SessionTable(anywidget.AnyWidget):
         self._again = origin.again
         self._settings = settings
         self._rights = cluster.rights
-        self._lock = threading.RLock()
         self._refreshing = threading.Lock()
-        self._reader: Cluster | None = None
         self._frames: OrderedDict[int, ProcessList] = OrderedDict()
+        whole = isinstance(shown, LockForest) or len(frame) == origin.rows
+        self._only = None if whole else set(_keys(frame))  # a slice stays one when it is read again
         self._asks: dict[str, _Ask] = {}
-        self._threads: WeakSet[threading.Thread] = WeakSet()
-        self._ended = threading.Event()
         self._sign = time.monotonic()
         self._interval = live or 2.0
         self._waiting: int | None = None
-        self.frame = frame
-        super().__init__(snapshot=self._numbered(frame))
+        self.shown = shown
+        super().__init__(snapshot=self._numbered(shown))
         self.on_msg(self._hear)
         OPEN.add(self)
-        self._work(self._look_for_waiters)
+        if isinstance(shown, ProcessList):
+            self._work(self._look_for_waiters)
         if live:
             self._start_live(live)
 
     def __repr__(self) -> str:
         """Return a line for where no widget is shown."""
-        return f"<Table of {len(self.frame):,} sessions with Kill buttons, while its kernel lives>"
+        return f"<Table of {len(_frame(self.shown)):,} sessions with Kill buttons, while its kernel lives>"
 
     @property
     def closed(self) -> bool:
@@ -183,12 +191,12 @@ class SessionTable(anywidget.AnyWidget):
             self.send({"kind": "rows", "version": version, "part": rows})
 
     def _send_text(self, said: Mapping[str, Any]) -> None:
-        instance, number = said["instance"], said["id"]
-        frame = self._frames.get(said["version"])
+        version, instance, number = said["version"], said["instance"], said["id"]
+        frame = self._frames.get(version)
         rows = None if frame is None else _rows(frame, [(instance, number)])
         if rows is not None and "INFO" in rows.columns:
             (text,) = values_of(rows, "INFO")
-            self.send({"kind": "text", "instance": instance, "id": number, "text": text or ""})
+            self.send({"kind": "text", "version": version, "instance": instance, "id": number, "text": text or ""})
 
     # -- kill --------------------------------------------------------------------------------------------------
 
@@ -221,13 +229,14 @@ class SessionTable(anywidget.AnyWidget):
     def _yes(self, said: Mapping[str, Any]) -> None:
         """Kill, if the browser was asked back just now."""
         ask = said["ask"]
-        asked = self._asks.pop(ask, None)
+        asked = self._asks.get(ask)
         if asked is None or asked.asked is None:
             self.send({"kind": "killed", "ask": ask, "error": "This was taken back. Nothing was sent."})
-        elif time.monotonic() - asked.asked > ASKED_BACK + _GRACE:
-            error = f"The answer took more than {ASKED_BACK:g} s: a cell ran. Nothing was sent."
-            self.send({"kind": "killed", "ask": ask, "error": error})
+        elif time.monotonic() - asked.asked > min(max(said["after"], 0), ASKED_BACK) + _GRACE:
+            self._ask_back(said)  # the answer waited here, while a cell ran
         else:
+            del self._asks[ask]
+            self.send({"kind": "sending", "ask": ask})
             self._work(self._kill, ask, asked)
 
     def _kill(self, ask: str, asked: _Ask) -> None:
@@ -259,11 +268,14 @@ class SessionTable(anywidget.AnyWidget):
             return True
         try:
             cluster = self._reader = self._twin(f"list {id(self)}")
-            frame = self._again(cluster, deadline=self._deadline)
+            shown = self._again(cluster, deadline=self._deadline)
             self._rights = cluster.rights
-            self._waiting = _count_waiting(cluster, self._deadline)
-            self.frame = frame
-            self.snapshot = self._numbered(frame)
+            if isinstance(shown, ProcessList):
+                self._waiting = _count_waiting(cluster, self._deadline)
+            if self._only is not None:
+                shown = shown.loc[[key in self._only for key in _keys(shown)]]
+            self.shown = shown
+            self.snapshot = self._numbered(shown)
             self.trouble = ""
         except Exception as error:  # noqa: BLE001 (nobody sees what is raised in a thread)
             known = isinstance(error, TidbMagicError)
@@ -306,12 +318,14 @@ class SessionTable(anywidget.AnyWidget):
 
     # -- small things ------------------------------------------------------------------------------------------
 
-    def _numbered(self, frame: ProcessList) -> dict[str, Any]:
+    def _numbered(self, shown: Shown) -> dict[str, Any]:
         version = next(reversed(self._frames), 0) + 1
-        self._frames[version] = frame
+        self._frames[version] = _frame(shown)
         while len(self._frames) > _KEPT:
             self._frames.popitem(last=False)
-        return snapshot(frame, self._rights, version, self._waiting)
+        if isinstance(shown, LockForest):
+            return tree(shown, self._rights, version)
+        return snapshot(shown, self._rights, version, self._waiting)
 
     def _twin(self, role: str) -> Cluster:
         """Return a cluster with connections of its own, for this role, while the one of the list is open."""
@@ -333,8 +347,16 @@ def _count_waiting(cluster: Cluster, deadline: float) -> int | None:
 def _rows(frame: ProcessList, sessions: list[tuple[str, str]]) -> ProcessList | None:
     """Return the rows of these sessions, None unless each is there."""
     wanted = {(instance, int(number)) for instance, number in sessions}
-    keys = list(zip(frame["INSTANCE"], frame["ID"], strict=True))
+    keys = _keys(frame)
     return frame.loc[[key in wanted for key in keys]] if wanted <= set(keys) else None
+
+
+def _keys(frame: ProcessList) -> list[tuple[str, int]]:
+    return list(zip(frame["INSTANCE"], frame["ID"], strict=True))
+
+
+def _frame(shown: Shown) -> ProcessList:
+    return shown.frame if isinstance(shown, LockForest) else shown
 
 
 def _report(report: KillReport) -> dict[str, Any]:
@@ -350,8 +372,8 @@ def _report(report: KillReport) -> dict[str, Any]:
 # -- where a frame is shown ------------------------------------------------------------------------------------
 
 
-def show(shown: "ProcessList | SessionTable", settings: Settings) -> None:
-    """Show a list as a closed HTML snapshot, which a saved notebook keeps, and the table with buttons below it.
+def show(shown: "Shown | SessionTable", settings: Settings) -> None:
+    """Show a list, or who blocks whom: a closed HTML snapshot, which a saved notebook keeps, and the table below it.
 
     Only where something is displayed: a debugger or a variable viewer that formats a frame gets no widget.
 
@@ -363,28 +385,31 @@ def show(shown: "ProcessList | SessionTable", settings: Settings) -> None:
     if not _is_displayed():
         raise NotImplementedError
     table = shown if isinstance(shown, SessionTable) else _table(shown, settings)
-    frame = table.frame
-    summary = escape(frame.footer()[0])
-    html = f"<details><summary>{summary} As it was then.</summary>{frame._repr_html_()}</details>"
-    publish_display_data({"text/plain": repr(frame), "text/html": html})
+    said = table.shown.summary if isinstance(table.shown, LockForest) else table.shown.footer()
+    summary = " ".join([*(line for line in said if line == said[0] or line.startswith("NOT ")), "As it was then."])
+    html = f"<details><summary>{escape(summary)}</summary>{table.shown._repr_html_()}</details>"
+    publish_display_data({"text/plain": repr(table.shown), "text/html": html})
     model = table._repr_mimebundle_()
     publish_display_data(*model) if isinstance(model, tuple) else publish_display_data(model)
 
 
-def _table(frame: ProcessList, settings: Settings) -> SessionTable:
-    """Return the one table of a frame."""
-    table = frame.__dict__.get("_table_shown")
+def _table(shown: Shown, settings: Settings) -> SessionTable:
+    """Return the one table of a list."""
+    table = shown.__dict__.get("_table_shown")
     if not isinstance(table, SessionTable) or table.closed:
+        _check(_frame(shown))
+        if isinstance(shown, LockForest) and not shown.tree:
+            raise NotImplementedError  # nobody waits: a sentence says it
         try:
-            table = SessionTable(_checked(frame), settings)
+            table = SessionTable(shown, settings)
         except NotConnectedError as error:
             raise NotImplementedError from error
-        object.__setattr__(frame, "_table_shown", table)
+        object.__setattr__(shown, "_table_shown", table)
     return table
 
 
-def _checked(frame: ProcessList) -> ProcessList:
-    """Return a frame of which each row is one session.
+def _check(frame: ProcessList) -> None:
+    """Make sure that each row of a frame is one session.
 
     Raises
     ------
@@ -393,7 +418,6 @@ def _checked(frame: ProcessList) -> ProcessList:
     keys = frame[["INSTANCE", "ID"]] if frame.columns.is_unique else None
     if keys is None or keys.isna().any(axis=None) or keys.duplicated().any():
         raise NotImplementedError
-    return frame
 
 
 def _is_displayed() -> bool:
@@ -404,8 +428,19 @@ def _is_displayed() -> bool:
     return frame is not None and frame.f_back is not None and frame.f_back.f_code in _DISPLAYS
 
 
-def close_all() -> None:
+def watch(shell: "InteractiveShell") -> None:
+    """Note from now on when cells run. One runs now."""
+    if BUSY.begins not in shell.events.callbacks["pre_run_cell"]:
+        BUSY.begins()
+        shell.events.register("pre_run_cell", BUSY.begins)
+        shell.events.register("post_run_cell", BUSY.ends)
+
+
+def close_all(shell: "InteractiveShell") -> None:
     """Close every table of this kernel."""
+    for event, callback in (("pre_run_cell", BUSY.begins), ("post_run_cell", BUSY.ends)):
+        if callback in shell.events.callbacks[event]:
+            shell.events.unregister(event, callback)
     for table in list(OPEN):
         with suppress(Exception):  # a page that is gone; the others are closed all the same
             table.close()

@@ -12,7 +12,8 @@ const OLD = 60_000; // ms after which a list says how old it is
 const NUMBERS = new Set(["TIME", "MEM"]);
 const TITLES = { INFO: "SQL" };
 const GOOD = new Set(["interrupted", "killed", "already gone"]);
-const SYMBOLS = { killed: "✓", interrupted: "✓", "already gone": "✓", unconfirmed: "⚠", "still running": "⚠" };
+// As in the text form (reports.py).
+const SYMBOLS = { killed: "✓", interrupted: "✓", "already gone": "✓", "still running": "…", unconfirmed: "?", planned: "○" };
 
 // What is left out first where there is little room, until somebody chooses; pixels of the whole table.
 const NARROW = [
@@ -79,19 +80,18 @@ const compareIds = (one, other) => one.length - other.length || compare(one, oth
 // -- the rows ---------------------------------------------------------------------------------------------------
 
 // All rows of a snapshot, as an object each.
-function rowsOf(part, columns) {
+function rowsOf(part) {
   const rows = [];
+  const names = Object.keys(part);
   for (let at = 0; at < part.ID.length; at += 1) {
-    const row = { key: keyOf(part.INSTANCE[at], part.ID[at]), marks: part.marks[at] };
-    for (const name of columns) row[name] = part[name][at];
-    row.length = part.lengths[at];
-    row.noQuery = part.no_query[at];
-    row.noConnection = part.no_connection[at];
+    const row = { key: keyOf(part.INSTANCE[at], part.ID[at]) };
+    for (const name of names) row[name] = part[name][at];
     rows.push(row);
   }
   return rows;
 }
 
+const ANSWERED = new Set(["here", "watching", "rows", "text", "plan", "kill", "yes"]); // kinds of messages
 const OWN = 1;
 const RUNS = 2;
 
@@ -119,7 +119,10 @@ class Table {
     this.take(true);
     this.on("change:snapshot", () => this.take(false));
     this.on("change:trouble", () => this.say());
-    this.on("change:live", () => this.say());
+    this.on("change:live", () => {
+      this.wantLive = undefined;
+      this.say();
+    });
     this.on("msg:custom", (message) => this.hear(message));
     this.on("comm_live_update", () => this.lost());
     this.timer = setInterval(() => this.tick(), 1000);
@@ -142,7 +145,7 @@ class Table {
   }
 
   send(message) {
-    this.asked ??= performance.now(); // since when an answer is waited for
+    if (ANSWERED.has(message.kind)) this.asked ??= performance.now(); // since when an answer is waited for
     this.model.send(message);
   }
 
@@ -173,7 +176,10 @@ class Table {
     });
     this.liveBox = element("input", {
       type: "checkbox",
-      onchange: () => this.send({ kind: "live", on: this.liveBox.checked }),
+      onchange: () => {
+        this.wantLive = this.liveBox.checked;
+        this.send({ kind: "live", on: this.wantLive });
+      },
     });
     this.liveLabel = element("span");
     const live = element("label", { class: "tidb-live" }, this.liveBox, this.liveLabel);
@@ -191,6 +197,18 @@ class Table {
       this.killConnection,
       this.age,
     );
+    this.allBox = element("input", {
+      type: "checkbox",
+      "aria-label": "Select all rows that are shown",
+      onchange: () => {
+        for (const row of this.shown) {
+          if (this.allBox.checked && !row.ended) this.selected.add(row.key);
+          else this.selected.delete(row.key);
+        }
+        this.draw();
+        this.count();
+      },
+    });
     this.groupPanel = element("div", { class: "tidb-group" });
     this.headRow = element("tr");
     this.body = element("tbody");
@@ -220,8 +238,8 @@ class Table {
     root.append(this.root);
   }
 
-  killButton(text, query, keys) {
-    return element("button", { type: "button", class: "tidb-kill", text, onclick: () => this.ask(keys(), query) });
+  killButton(text, query, keys, ofRow = false) {
+    return element("button", { type: "button", class: "tidb-kill", text, onclick: () => this.ask(keys(), query, ofRow) });
   }
 
   escape(event) {
@@ -235,8 +253,10 @@ class Table {
     const width = this.root.clientWidth;
     if (!width || this.fitted === width || this.choseColumns) return;
     this.fitted = width;
-    this.hiddenColumns = new Set(NARROW.filter(([least]) => width < least).map(([, name]) => name));
-    this.drawColumns();
+    const hidden = new Set(NARROW.filter(([least]) => width < least).map(([, name]) => name));
+    const same = hidden.size === this.hiddenColumns.size && [...hidden].every((name) => this.hiddenColumns.has(name));
+    this.hiddenColumns = hidden;
+    if (!same) this.drawColumns();
   }
 
   drawColumns() {
@@ -248,35 +268,50 @@ class Table {
   // -- a snapshot ---------------------------------------------------------------------------------------------
 
   take(first) {
-    const snapshot = this.model.get("snapshot");
-    const before = new Map(this.rows.map((row) => [row.key, row]));
-    this.snapshot = snapshot;
-    this.columns = snapshot.columns;
+    this.previous = new Map(this.rows.map((row) => [row.key, row]));
+    this.snapshot = this.model.get("snapshot");
+    this.columns = this.snapshot.columns;
+    this.isTree = this.snapshot.part.DEPTH !== undefined; // who blocks whom, in the order of the trees
+    if (this.isTree) this.table.setAttribute("role", "treegrid");
     this.waiting = false;
-    this.rows = rowsOf(snapshot.part, this.columns);
-    const now = new Set(this.rows.map((row) => row.key));
-    this.fresh = new Set(first ? [] : [...now].filter((key) => !before.has(key) || before.get(key).ended));
-    const complete = this.rows.length >= snapshot.total;
-    for (const [key, row] of before) {
-      // Whoever has ended is seen once more, as ended; who is not there yet may be in the next part.
-      if (!first && complete && !now.has(key) && !row.ended) this.rows.push({ ...row, ended: true });
-      else if (!now.has(key) && complete) this.forget(key);
-    }
-    for (const row of this.rows) {
-      const old = before.get(row.key);
-      if (old && old.INFO !== row.INFO) this.texts.delete(row.key);
-    }
-    this.more();
+    this.first = first;
+    this.loaded = new Map();
+    this.asking = new Set();
+    if (!first) this.found();
     this.drawHeader();
+    this.load(this.snapshot.part);
     this.drawHead();
-    this.arrange();
-    this.say();
   }
 
-  // A long list comes in parts: the first is drawn before the others are there.
-  more() {
-    const from = this.rows.filter((row) => !row.ended).length;
-    if (from < this.snapshot.total) this.send({ kind: "rows", version: this.snapshot.version, from });
+  // A long list comes in parts: the first is drawn before the others are there, which stay as they were until then.
+  load(part) {
+    for (const row of rowsOf(part)) {
+      const old = this.previous.get(row.key);
+      if (old && (old.INFO !== row.INFO || old.cut !== row.cut)) this.texts.delete(row.key);
+      const outcome = this.outcomes.get(row.key);
+      const again = (row.marks & RUNS) !== 0 && outcome?.good && outcome.version !== this.snapshot.version;
+      if (again) this.outcomes.delete(row.key); // it runs its next statement
+      this.loaded.set(row.key, row);
+    }
+    const rows = [...this.loaded.values()];
+    const complete = rows.length >= this.snapshot.total;
+    this.fresh = new Set();
+    for (const row of rows) {
+      const old = this.previous.get(row.key);
+      if (!this.first && (!old || old.ended)) this.fresh.add(row.key);
+    }
+    for (const [key, row] of this.previous) {
+      if (this.loaded.has(key)) continue;
+      // Whoever has ended is seen once more, as ended, and as long as somebody is asked about him.
+      if (!complete) rows.push(row);
+      else if (!row.ended || this.pending(key)) rows.push({ ...row, ended: true });
+      else this.forget(key);
+    }
+    this.rows = rows;
+    this.longest = rows.reduce((most, row) => Math.max(most, row.ended ? 0 : (row.TIME ?? 0)), 1);
+    if (!complete) this.send({ kind: "rows", version: this.snapshot.version, from: this.loaded.size });
+    this.arrange();
+    this.say();
   }
 
   forget(key) {
@@ -311,12 +346,14 @@ class Table {
 
   drawHeader() {
     const { header } = this.snapshot;
-    const facts = [
-      ["longest running", header.longest === null ? "—" : duration(header.longest)],
-    ];
+    const facts = [...(header.facts ?? [])];
+    if (header.longest !== undefined) {
+      facts.unshift(["longest running", header.longest === null ? "—" : duration(header.longest)]);
+    }
     const waiting = header.waiting ?? this.waitingFor;
-    if (waiting !== undefined) facts.push(["transactions waiting for locks", String(waiting)]);
-    const parts = [this.bars("by instance", header.instances), this.bars("by user", header.users)];
+    if (waiting !== undefined && waiting !== null) facts.push(["transactions waiting for locks", String(waiting)]);
+    const parts = [];
+    if (header.instances) parts.push(this.bars("by instance", header.instances), this.bars("by user", header.users));
     const list = element("div", { class: "tidb-facts" });
     for (const [name, value] of facts) {
       const title = element("div", { class: "tidb-title", text: name });
@@ -348,22 +385,13 @@ class Table {
   }
 
   drawHead() {
-    const focused = document.activeElement?.dataset?.sort;
-    const all = element("input", {
-      type: "checkbox",
-      "aria-label": "Select all rows that are shown",
-      onchange: (event) => {
-        for (const row of this.shown) {
-          if (event.target.checked && !row.ended) this.selected.add(row.key);
-          else this.selected.delete(row.key);
-        }
-        this.draw();
-        this.count();
-      },
-    });
-    this.allBox = all;
-    const cells = [element("th", { scope: "col", class: "tidb-select" }, all)];
+    const focused = this.root.contains(document.activeElement) ? document.activeElement.dataset?.sort : undefined;
+    const cells = [element("th", { scope: "col", class: "tidb-select" }, this.allBox)];
     for (const name of this.visibleColumns) {
+      if (this.isTree) {
+        cells.push(element("th", { scope: "col", class: `tidb-${name}`, text: TITLES[name] ?? name }));
+        continue;
+      }
       const sorted = this.sort.column === name;
       const arrow = sorted ? (this.sort.descending ? " ▼" : " ▲") : "";
       const button = element("button", {
@@ -377,7 +405,9 @@ class Table {
       cells.push(element("th", { scope: "col", class: `tidb-${name}`, "aria-sort": state }, button));
     }
     cells.push(element("th", { scope: "col", class: "tidb-actions", text: "ACTIONS" }));
+    const onAll = document.activeElement === this.allBox;
     this.headRow.replaceChildren(...cells);
+    if (onAll) this.allBox.focus({ preventScroll: true });
     this.headRow.setAttribute("aria-rowindex", "1");
     if (focused) this.headRow.querySelector(`[data-sort="${focused}"]`)?.focus();
     const left = this.columns.length - this.visibleColumns.length;
@@ -416,14 +446,13 @@ class Table {
       if (this.open.has(row.key)) extras.push([at, this.panels.get(row.key)?.offsetHeight || ROW_HEIGHT]);
       if (extras.length === this.open.size) break;
     }
-    const top = this.scroller.scrollTop;
     const height = this.scroller.clientHeight || 400;
     const above = (index) => index * ROW_HEIGHT + extras.reduce((sum, [at, extra]) => sum + (at < index ? extra : 0), 0);
+    const top = Math.min(this.scroller.scrollTop, Math.max(0, above(this.shown.length) - height));
     let first = Math.max(0, Math.floor(top / ROW_HEIGHT));
     while (first > 0 && above(first) > top) first -= 1;
     first = Math.max(0, first - BESIDES);
     const last = Math.min(this.shown.length, first + Math.ceil(height / ROW_HEIGHT) + 2 * BESIDES);
-    this.longest = Math.max(1, ...this.rows.map((row) => (row.ended ? 0 : (row.TIME ?? 0))));
     const nodes = [this.spacer(above(first))];
     const kept = new Map();
     for (let at = first; at < last; at += 1) {
@@ -487,14 +516,15 @@ class Table {
       const cell = element("td", { class: `tidb-${name}` });
       if (name === "INFO") {
         line.sql = element("button", { type: "button", class: "tidb-sql", onclick: () => this.toggle(key) });
-        cell.append(line.sql);
+        line.idle = element("span");
+        cell.append(line.sql, line.idle);
       }
       line.cells[name] = cell;
       line.node.append(cell);
     }
     line.outcome = element("span", { class: "tidb-outcome" });
-    line.query = this.killButton("Kill query", true, () => [key]);
-    line.connection = this.killButton("Kill connection", false, () => [key]);
+    line.query = this.killButton("Kill query", true, () => [key], true);
+    line.connection = this.killButton("Kill connection", false, () => [key], true);
     line.node.append(element("td", { class: "tidb-actions" }, line.outcome, line.query, line.connection));
     return line;
   }
@@ -521,6 +551,7 @@ class Table {
         const text = (row.marks & RUNS) !== 0 || value ? oneLine(value) : "";
         if (line.sql.textContent !== text) line.sql.textContent = text;
         line.sql.hidden = text === "";
+        line.idle.textContent = this.isTree && !text && row.TIME !== null ? `idle for ${duration(row.TIME)}` : "";
         line.sql.setAttribute("aria-expanded", String(this.open.get(row.key) === "sql"));
         line.sql.title = "Show the whole statement";
         continue;
@@ -532,14 +563,18 @@ class Table {
         cell.title = value === null ? "" : `${value} s`;
       } else if (name === "MEM") text = size(value);
       else cell.title = text;
+      if (name === "ID" && this.isTree) {
+        text = `${row.SESSION}`;
+        line.node.setAttribute("aria-level", String(row.DEPTH + 1));
+      }
       if (name === "ID" && own) text += " (tidb_magic)";
       if (name === "ID" && row.ended) text += " (ended)";
       if (name === "ID" && this.fresh.has(row.key)) text += " (new)";
       if (cell.textContent !== text) cell.textContent = text;
     }
     const pending = this.pending(row.key);
-    this.able(line.query, this.reason(row, true) || pending, `KILL QUERY ${id}: end the statement of connection ${id}`);
-    this.able(line.connection, this.reason(row, false) || pending, `KILL ${id}: end connection ${id}`);
+    this.able(line.query, this.reason(row, true) || pending, `Kill query ${id}: end its statement`);
+    this.able(line.connection, this.reason(row, false) || pending, `Kill connection ${id}: end the session`);
     const said = outcome ?? "";
     if (line.outcome.textContent !== said.text) {
       line.outcome.textContent = said ? said.text : "";
@@ -547,7 +582,7 @@ class Table {
     }
     line.outcome.classList.toggle("tidb-bad", Boolean(said && !said.good));
     line.connection.hidden = Boolean(said && said.final);
-    line.query.hidden = Boolean(said && said.good); // the outcome stands in its place
+    line.query.hidden = Boolean(said && said.good && said.version === this.snapshot.version); // it stands in its place
   }
 
   able(button, reason, title) {
@@ -559,7 +594,7 @@ class Table {
   reason(row, query) {
     if (!this.alive) return this.whyNot;
     if (row.ended) return "This session is not in the list any more.";
-    return this.snapshot.reasons[query ? row.noQuery : row.noConnection];
+    return this.snapshot.reasons[query ? row.no_query : row.no_connection];
   }
 
   pending(key) {
@@ -598,10 +633,15 @@ class Table {
   }
 
   statement(cell, row) {
-    const whole = this.texts.get(row.key) ?? (row.length <= (row.INFO ?? "").length ? row.INFO : null);
+    const whole = row.cut ? (this.texts.get(row.key) ?? null) : row.INFO;
+    if (row.cut && this.alive && !this.asking.has(row.key)) {
+      this.asking.add(row.key);
+      this.send({ kind: "text", version: this.snapshot.version, instance: row.INSTANCE, id: row.ID });
+    }
     const shown = whole ?? row.INFO;
-    if (cell.shown === shown && cell.firstChild?.className === "tidb-statement") return;
-    cell.shown = shown;
+    const drawn = `${whole === null} ${this.alive} ${shown}`;
+    if (cell.drawn === drawn && cell.firstChild?.className === "tidb-statement") return;
+    cell.drawn = drawn;
     const copy = element("button", {
       type: "button",
       text: "Copy",
@@ -610,7 +650,6 @@ class Table {
     const note = element("span", { class: "tidb-note" });
     if (whole === null) {
       note.textContent = this.alive ? "Waiting for the rest of it …" : "The kernel is gone: this is its beginning.";
-      this.send({ kind: "text", version: this.snapshot.version, instance: row.INSTANCE, id: row.ID });
     }
     const pre = element("pre", { text: visible(shown), tabindex: "0", "aria-label": `Statement of connection ${row.ID}` });
     cell.replaceChildren(element("div", { class: "tidb-statement" }, pre, copy, note));
@@ -628,10 +667,10 @@ class Table {
   // -- a kill: look, confirm, outcome ---------------------------------------------------------------------------
 
   chosen() {
-    return this.shown.filter((row) => this.selected.has(row.key)).map((row) => row.key);
+    return this.shown.filter((row) => this.selected.has(row.key) && !row.ended).map((row) => row.key);
   }
 
-  ask(keys, query) {
+  ask(keys, query, ofRow) {
     const rows = keys.map((key) => this.rows.find((row) => row.key === key)).filter((row) => row && !row.ended);
     if (!rows.length) return;
     const ask = {
@@ -639,7 +678,7 @@ class Table {
       keys: rows.map((row) => row.key),
       rows,
       query,
-      place: rows.length === 1 ? rows[0].key : null,
+      place: ofRow ? rows[0].key : null,
       state: "looking",
       since: performance.now(),
       panel: element("div", { class: "tidb-panel", role: "group", tabindex: "-1" }),
@@ -667,9 +706,12 @@ class Table {
   drawAsk(ask) {
     if (ask.done) return;
     const waited = performance.now() - ask.since;
-    const busy = waited >= BUSY_AFTER && (ask.state === "looking" || ask.state === "confirmed");
+    const busy = waited >= BUSY_AFTER && ["looking", "confirmed", "answered"].includes(ask.state);
     const drawn = `${ask.state} ${busy}`;
-    if (ask.drawn === drawn && ask.state !== "asked back") return;
+    if (ask.drawn === drawn) {
+      if (ask.state === "asked back") ask.question.textContent = this.question(ask);
+      return;
+    }
     const focused = document.activeElement?.dataset?.does;
     const inside = ask.panel.contains(document.activeElement);
     ask.drawn = drawn;
@@ -683,16 +725,15 @@ class Table {
     } else if (ask.state === "planned") {
       button(ask.query ? "Confirm: kill query" : "Confirm: kill connection", "confirm", () => this.confirm(ask), "tidb-danger");
       button("Cancel", "cancel", () => this.takeBack(ask));
-    } else if (ask.state === "confirmed") {
+    } else if (ask.state === "confirmed" || ask.state === "answered") {
       const text = busy
         ? "The kernel is busy: this waits for the running cell. Nothing was sent yet."
         : "Asking the kernel …";
       parts.push(element("p", { text }));
       button("Take it back", "cancel", () => this.takeBack(ask));
     } else if (ask.state === "asked back") {
-      const left = Math.max(0, Math.ceil((ask.until - performance.now()) / 1000));
-      const late = duration(Math.round((performance.now() - ask.since) / 1000));
-      parts.push(element("p", { text: `You confirmed ${late} ago and the kernel was busy until now. Still kill? ${left} s left, then nothing is sent.` }));
+      ask.question = element("p", { text: this.question(ask) });
+      parts.push(ask.question);
       button("Yes, kill now", "confirm", () => this.yes(ask), "tidb-danger");
       button("No", "cancel", () => this.takeBack(ask));
     } else if (ask.state === "sent") {
@@ -703,6 +744,12 @@ class Table {
     ask.panel.replaceChildren(...parts, element("div", { class: "tidb-buttons" }, ...buttons));
     if (inside) (ask.panel.querySelector(`[data-does="${focused}"]`) ?? ask.panel).focus({ preventScroll: true });
     this.draw();
+  }
+
+  question(ask) {
+    const left = Math.max(0, Math.ceil((ask.until - performance.now()) / 1000));
+    const late = duration(Math.round((performance.now() - ask.since) / 1000));
+    return `You confirmed ${late} ago and the kernel was busy until now. Still kill? ${left} s left, then nothing is sent.`;
   }
 
   // Who is meant, and what will happen.
@@ -746,6 +793,8 @@ class Table {
 
   // The kernel never sends a KILL without this answer, so that a click which it heard late does nothing by itself.
   askedBack(ask) {
+    if (ask.state !== "confirmed" && ask.state !== "answered") return;
+    ask.askedAt = performance.now();
     if (performance.now() - ask.since < AT_ONCE) {
       this.yes(ask);
       return;
@@ -756,9 +805,10 @@ class Table {
     this.status.textContent = "The kernel asks whether you still want to kill.";
   }
 
+  // `after` is how long it took to answer: what the answer waits besides, the kernel asks back again.
   yes(ask) {
-    ask.state = "sent";
-    this.send({ kind: "yes", ask: ask.number });
+    ask.state = "answered";
+    this.send({ kind: "yes", ask: ask.number, after: (performance.now() - ask.askedAt) / 1000 });
     this.drawAsk(ask);
   }
 
@@ -766,13 +816,13 @@ class Table {
     if (ask.state === "sent") return;
     const asked = ask.state !== "planned" && ask.state !== "refused";
     this.send({ kind: "no", ask: ask.number });
-    if (asked) this.note(ask, "– taken back", "Nothing was sent.", false);
+    if (asked) this.note(ask, "○ taken back", "Nothing was sent.", false);
     this.end(ask);
   }
 
   expire(ask) {
     this.send({ kind: "no", ask: ask.number });
-    this.note(ask, "– not sent", "The kernel heard the click late and asked back; nobody answered within 5 s.", false);
+    this.note(ask, "○ not sent", "The kernel heard the click late and asked back; nobody answered within 5 s.", false);
     this.end(ask);
   }
 
@@ -788,9 +838,11 @@ class Table {
     ask.panel.remove();
     if (ask.place) this.shut(ask.place);
     this.draw();
-    const line = ask.place ? this.lines.get(ask.place) : null;
-    if (inside) (line?.query.disabled ? line?.box : line?.query)?.focus({ preventScroll: true });
     this.count();
+    if (!inside) return;
+    const line = ask.place ? this.lines.get(ask.place) : null;
+    const places = line ? [line.query, line.connection, line.box] : [ask.query ? this.killQuery : this.killConnection];
+    (places.find((one) => !one.disabled && !one.hidden) ?? this.scroller).focus({ preventScroll: true });
   }
 
   // -- what the kernel says ---------------------------------------------------------------------------------------
@@ -800,12 +852,14 @@ class Table {
     const ask = this.asks.get(message.ask);
     if (message.kind === "rows") this.add(message);
     else if (message.kind === "text") {
+      if (message.version !== this.snapshot.version) return;
       this.texts.set(keyOf(message.instance, message.id), message.text);
       this.draw();
     } else if (message.kind === "waiting") {
       this.waitingFor = message.number;
       this.drawHeader();
     } else if (message.kind === "here") this.say();
+    else if (message.kind === "killed") this.outcome(ask, message);
     else if (!ask) return;
     else if (message.kind === "planned") {
       ask.plan = message;
@@ -814,22 +868,19 @@ class Table {
       this.drawAsk(ask);
       this.draw();
     } else if (message.kind === "asked") this.askedBack(ask);
-    else if (message.kind === "killed") this.outcome(ask, message);
+    else if (message.kind === "sending") {
+      ask.state = "sent";
+      this.drawAsk(ask);
+    }
   }
 
   add(message) {
-    if (message.version !== this.snapshot.version) return;
-    const known = new Set(this.rows.filter((row) => !row.ended).map((row) => row.key));
-    const new_ = rowsOf(message.part, this.columns).filter((row) => !known.has(row.key));
-    const now = new Set(new_.map((row) => row.key));
-    this.rows = [...this.rows.filter((row) => !now.has(row.key)), ...new_];
-    if (new_.length) this.more();
-    this.arrange();
+    if (message.version === this.snapshot.version && message.part.ID.length) this.load(message.part);
   }
 
   outcome(ask, message) {
     if (message.error) {
-      for (const key of ask.keys) this.outcomes.set(key, { text: "✗ error", why: message.error, good: false, final: false });
+      for (const key of ask?.keys ?? []) this.outcomes.set(key, { text: "✗ error", why: message.error, good: false, final: false });
       this.status.textContent = visible(message.error);
     }
     for (const row of message.rows ?? []) {
@@ -837,13 +888,14 @@ class Table {
       const text = `${SYMBOLS[row.outcome] ?? "✗"} ${row.outcome}`;
       const gone = row.outcome === "killed" || row.outcome === "already gone";
       const why = visible(`${row.outcome}${took}${row.reason ? `: ${row.reason}` : ""}`);
-      const outcome = { text, why, good: GOOD.has(row.outcome), final: gone };
+      const outcome = { text, why, good: GOOD.has(row.outcome), final: gone, version: this.snapshot.version };
       this.outcomes.set(keyOf(row.instance, row.id), outcome);
       if (gone) this.selected.delete(keyOf(row.instance, row.id));
     }
     const said = [...(message.rows ?? []).map((row) => `${row.id}: ${row.outcome}${row.seconds === null ? "" : ` in ${row.seconds.toFixed(3)} s`}${row.reason ? `, ${row.reason}` : ""}.`), ...(message.remarks ?? [])];
     if (said.length) this.status.textContent = said.slice(0, 5).map(visible).join(" ");
-    this.end(ask);
+    if (ask) this.end(ask);
+    else this.draw(); // it was taken back too late
   }
 
   // -- is the kernel there, is somebody looking -------------------------------------------------------------------
@@ -862,6 +914,7 @@ class Table {
     this.asked = null;
     if (this.alive) return;
     this.alive = true;
+    this.asking = new Set();
     this.refreshButton.disabled = this.liveBox.disabled = false;
     this.draw();
     this.count();
@@ -871,8 +924,8 @@ class Table {
     this.alive = false;
     this.whyNot = why;
     for (const ask of [...this.asks.values()]) {
-      const sent = ask.state === "sent";
-      this.note(ask, sent ? "⚠ unconfirmed" : "– not sent", sent ? `It was sent, then: ${why}` : why, false);
+      const sent = ask.state === "sent" || ask.state === "answered";
+      this.note(ask, sent ? "? unconfirmed" : "○ not sent", sent ? `It may have been sent. ${why}` : why, false);
       this.end(ask);
     }
     this.refreshButton.disabled = this.liveBox.disabled = true;
@@ -923,18 +976,16 @@ class Table {
       else if (!able) reason = "None of the selected sessions can be ended so.";
       this.able(button, reason, `${text} of ${many(chosen.length, "selected session")}`);
     }
-    if (this.allBox) {
-      this.allBox.checked = chosen.length > 0 && chosen.length === this.shown.filter((row) => !row.ended).length;
-      this.allBox.indeterminate = chosen.length > 0 && !this.allBox.checked;
-    }
+    this.allBox.checked = chosen.length > 0 && chosen.length === this.shown.filter((row) => !row.ended).length;
+    this.allBox.indeterminate = chosen.length > 0 && !this.allBox.checked;
   }
 
   say() {
     const live = this.model.get("live");
     const trouble = this.model.get("trouble");
-    this.liveBox.checked = live > 0;
+    this.liveBox.checked = this.wantLive ?? live > 0;
     this.liveLabel.textContent = live > 0 ? `live, every ${live} s` : "live";
-    const age = Math.max(0, Date.now() - this.snapshot.taken);
+    const age = this.snapshot.taken === null ? 0 : Math.max(0, Date.now() - this.snapshot.taken);
     let text = age > OLD ? `${duration(age / 1000)} old` : "";
     if (this.waiting) text = "reading …";
     if (trouble) text = `⚠ ${visible(trouble)}`;
