@@ -112,6 +112,12 @@ def numbered(count: int) -> ProcessList:
     return listed(*[session(number) for number in range(1, count + 1)])
 
 
+@pytest.fixture(autouse=True)
+def _long_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first part is longer than what is drawn at once."""
+    monkeypatch.setattr("tidb_magic.snapshot.FIRST", 1_000)
+
+
 class Shown:
     """A table in the page, and what the kernel would say to it."""
 
@@ -147,7 +153,7 @@ class Shown:
         return [message for message in told if kind in (None, message["kind"])]
 
     def say(self, kind: str, **message: Any) -> None:
-        text = json.dumps({"kind": kind} | message)
+        text = json.dumps({"kind": kind, "version": self.version} | message)
         self.page.evaluate("([at, text]) => models[at].fire('msg:custom', JSON.parse(text))", [self.at, text])
 
     def give(self, name: str, value: Any) -> None:
@@ -932,8 +938,8 @@ def test_a_kernel_that_has_switched_to_live_is_not_called_silent(page: Page, tab
         ("changed", "✗ changed"),
         ("failed", "✗ failed"),
         ("unreachable", "✗ unreachable"),
-        ("unconfirmed", "⚠ unconfirmed"),
-        ("still running", "⚠ still running"),
+        ("unconfirmed", "? unconfirmed"),
+        ("still running", "… still running"),
     ],
 )
 def test_an_outcome_is_a_symbol_and_a_word_in_its_row_and_a_sentence(table: Table, outcome: str, text: str) -> None:
@@ -1342,7 +1348,7 @@ def test_a_kill_that_was_sent_when_the_kernel_went_is_unconfirmed(table: Table) 
     shown = table(listed(session(1)))
     shown.say("sending", ask=answered(shown))
     lost(shown)
-    expect(shown.outcome(1)).to_have_text("⚠ unconfirmed")
+    expect(shown.outcome(1)).to_have_text("? unconfirmed")
 
 
 def test_a_table_that_is_closed_hears_nothing_more(page: Page, table: Table) -> None:
@@ -1385,8 +1391,8 @@ def test_tab_reaches_every_button(page: Page, table: Table) -> None:
     shown.root.get_by_role("searchbox").focus()
     reached = tabbed(page)
     for number in (1, 2):
-        assert f"KILL QUERY {number}: end the statement of connection {number}" in reached
-        assert f"KILL {number}: end connection {number}" in reached
+        assert f"Kill query {number}: end its statement" in reached
+        assert f"Kill connection {number}: end the session" in reached
     assert {"Refresh", "TIME", "Show the whole statement"} <= {*reached}
 
 

@@ -386,6 +386,7 @@ class Table {
 
   drawHead() {
     const focused = this.root.contains(document.activeElement) ? document.activeElement.dataset?.sort : undefined;
+    const onAll = document.activeElement === this.allBox;
     const cells = [element("th", { scope: "col", class: "tidb-select" }, this.allBox)];
     for (const name of this.visibleColumns) {
       if (this.isTree) {
@@ -405,7 +406,6 @@ class Table {
       cells.push(element("th", { scope: "col", class: `tidb-${name}`, "aria-sort": state }, button));
     }
     cells.push(element("th", { scope: "col", class: "tidb-actions", text: "ACTIONS" }));
-    const onAll = document.activeElement === this.allBox;
     this.headRow.replaceChildren(...cells);
     if (onAll) this.allBox.focus({ preventScroll: true });
     this.headRow.setAttribute("aria-rowindex", "1");
