@@ -295,7 +295,7 @@ def test_a_statement_of_many_lines_is_one_line_in_its_row(table: Table) -> None:
 
 def test_own_sessions_are_marked(table: Table) -> None:
     shown = table(listed(session(1), session(2), own=frozenset({(HERE, 2)})))
-    assert shown.ids() == ["1", "2 (tidb_magic)"]
+    assert shown.ids() == ["1", "2 (own)"]
 
 
 def test_the_header_counts_sessions_by_instance_and_user_and_names_the_longest_running(table: Table) -> None:
@@ -311,7 +311,7 @@ def test_the_header_counts_sessions_by_instance_and_user_and_names_the_longest_r
 def test_how_many_wait_for_locks_is_shown_when_the_kernel_knows_it(table: Table) -> None:
     shown = table(listed(session(1)))
     expect(shown.root.locator(".tidb-facts")).not_to_contain_text("waiting")
-    shown.say("waiting", number=0)
+    shown.give("waiting", 0)
     expect(shown.root.locator(".tidb-facts")).to_contain_text("transactions waiting for locks0")
 
 

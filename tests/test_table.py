@@ -188,6 +188,23 @@ def test_a_statement_that_was_replaced_since_the_list_is_left_alone(
     running(victim)
 
 
+def test_a_session_that_is_another_users_since_the_list_is_left_alone(
+    opened: Open, playground: Playground, users: dict[str, str]
+) -> None:
+    """Connection pools hand a session on to another user: it keeps its id."""
+    password = users["joe"]
+    with Client(playground, 2, user="joe", password=password) as client:
+        client.query("BEGIN")
+        client.query("SELECT * FROM test.numbers LIMIT 1")
+        book = opened(playground, "%tidb_ps")
+        book.run(1)
+        client.become("monitor", users["monitor"])
+        panel = book.table(1).click(client.id, "Kill connection")
+        expect(panel).to_contain_text("✗ changed: its USER was 'joe' and is 'monitor'")
+        expect(panel.get_by_text("Confirm")).to_have_count(0)
+        assert client.alive()
+
+
 def test_a_session_that_changed_between_look_and_confirm_is_left_alone(
     opened: Open, playground: Playground, victim: Client, running: Any
 ) -> None:

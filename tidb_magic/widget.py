@@ -96,6 +96,7 @@ class SessionTable(anywidget.AnyWidget):
     snapshot = traitlets.Dict().tag(sync=True)
     live = traitlets.Float(0.0, min=0.0, help="Seconds between two readings; 0 reads when asked to.").tag(sync=True)
     trouble = traitlets.Unicode("").tag(sync=True)
+    waiting = traitlets.Int(None, allow_none=True, help="Transactions that waited for locks at first.").tag(sync=True)
 
     def __init__(self, shown: Shown, settings: Settings, *, live: float = 0.0) -> None:
         self._ended = threading.Event()
@@ -291,8 +292,8 @@ class SessionTable(anywidget.AnyWidget):
         """Add to what is shown how many wait for locks, which is asked when the list is there already."""
         with suppress(TidbMagicError):
             waiting = _count_waiting(self._twin("count"), self._deadline)
-            if waiting is not None and not self.closed:
-                self.send({"kind": "waiting", "number": waiting})
+            if not self.closed:
+                self.waiting = waiting  # a message could come before somebody hears it
 
     def _switch_live(self, said: Mapping[str, Any]) -> None:
         if said["on"]:

@@ -22,6 +22,9 @@ const NARROW = [
   [1040, "DB"],
   [1000, "COMMAND"],
   [920, "MEM"],
+  [1240, "TRANSACTION"],
+  [1100, "FREES"],
+  [1000, "BEHIND"],
 ];
 
 // -- small things -----------------------------------------------------------------------------------------------
@@ -119,6 +122,7 @@ class Table {
     this.take(true);
     this.on("change:snapshot", () => this.take(false));
     this.on("change:trouble", () => this.say());
+    this.on("change:waiting", () => this.drawHeader());
     this.on("change:live", () => {
       this.wantLive = undefined;
       this.say();
@@ -350,7 +354,7 @@ class Table {
     if (header.longest !== undefined) {
       facts.unshift(["longest running", header.longest === null ? "—" : duration(header.longest)]);
     }
-    const waiting = header.waiting ?? this.waitingFor;
+    const waiting = header.waiting ?? this.model.get("waiting");
     if (waiting !== undefined && waiting !== null) facts.push(["transactions waiting for locks", String(waiting)]);
     const parts = [];
     if (header.instances) parts.push(this.bars("by instance", header.instances), this.bars("by user", header.users));
@@ -567,7 +571,7 @@ class Table {
         text = `${row.SESSION}`;
         line.node.setAttribute("aria-level", String(row.DEPTH + 1));
       }
-      if (name === "ID" && own) text += " (tidb_magic)";
+      if (name === "ID" && own) text += " (own)";
       if (name === "ID" && row.ended) text += " (ended)";
       if (name === "ID" && this.fresh.has(row.key)) text += " (new)";
       if (cell.textContent !== text) cell.textContent = text;
@@ -855,9 +859,6 @@ class Table {
       if (message.version !== this.snapshot.version) return;
       this.texts.set(keyOf(message.instance, message.id), message.text);
       this.draw();
-    } else if (message.kind === "waiting") {
-      this.waitingFor = message.number;
-      this.drawHeader();
     } else if (message.kind === "here") this.say();
     else if (message.kind === "killed") this.outcome(ask, message);
     else if (!ask) return;
