@@ -10,8 +10,8 @@ PACKAGE = Path(__file__).parent.parent / "tidb_magic"
 # From top to bottom. The parts of one line of the design stand left before right.
 ORDER = [
     "magics",
-    "lines",
     "widget",
+    "lines",
     "api",
     "kill",
     "aftermath",

@@ -271,6 +271,22 @@ def test_it_rests_while_nobody_looks_and_goes_on_while_a_cell_runs(
     table.close()
 
 
+def test_switched_off_and_on_again_it_reads_once_at_a_time(
+    cluster: Cluster, victim: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = SessionTable(cluster.processlist(), SETTINGS, live=0.2)
+    browser = Browser(table, monkeypatch)
+    for on in (False, True) * 5:
+        browser.say("live", on=on)
+    eventually(lambda: len([one for one in table._threads if one.is_alive()]) == 1)
+    assert table.live == 0.2
+    before = table.snapshot["version"]
+    eventually(lambda: table.snapshot["version"] > before)
+    browser.say("live", on=False)
+    eventually(lambda: not [one for one in table._threads if one.is_alive()])
+    table.close()
+
+
 def test_a_sign_counts_for_a_while_and_a_running_cell_counts_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr("tidb_magic.widget.time.monotonic", lambda: now)

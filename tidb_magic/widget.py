@@ -21,6 +21,7 @@ from IPython.display import display, publish_display_data
 
 from tidb_magic.api import Cluster
 from tidb_magic.errors import NotConnectedError, TidbMagicError
+from tidb_magic.lines import LIVE
 from tidb_magic.lockforest import LockForest
 from tidb_magic.processlist import ProcessList
 from tidb_magic.render import first_line
@@ -88,7 +89,8 @@ OPEN: "WeakSet[SessionTable]" = WeakSet()
 class SessionTable(anywidget.AnyWidget):
     """A list of sessions with Kill buttons, that can be read again, once or all the time.
 
-    `frame` is what it shows. It works in threads and on connections of its own, which end with `close`.
+    `shown` is what it shows, as it was last read. It works in threads and on connections of its own, which end with
+    `close`.
     """
 
     _esm = _STATIC / "sessions.js"
@@ -118,7 +120,8 @@ class SessionTable(anywidget.AnyWidget):
         self._only = None if whole else set(_keys(frame))  # a slice stays one when it is read again
         self._asks: dict[str, _Ask] = {}
         self._sign = time.monotonic()
-        self._interval = live or 2.0
+        self._interval = live or LIVE
+        self._turn = 0  # of switching it on
         self._waiting: int | None = None
         self.shown = shown
         super().__init__(snapshot=self._numbered(shown))
@@ -302,14 +305,14 @@ class SessionTable(anywidget.AnyWidget):
             self.live = 0.0
 
     def _start_live(self, seconds: float) -> None:
-        was, self.live = self.live, seconds
-        if not was:
-            self._work(self._go_on)
+        self.live = seconds
+        self._turn += 1
+        self._work(self._go_on, self._turn)
 
-    def _go_on(self) -> None:
-        """Read again and again, while somebody looks."""
+    def _go_on(self, turn: int) -> None:
+        """Read again and again, while somebody looks, until it is switched off or on again."""
         pause = self.live
-        while self.live and not self._ended.wait(pause):
+        while not self._ended.wait(pause) and self.live and turn == self._turn:
             if not BUSY.watched(self._sign):
                 pause = _REST
             elif self._refresh():
@@ -386,10 +389,11 @@ def show(shown: "Shown | SessionTable", settings: Settings) -> None:
     if not _is_displayed():
         raise NotImplementedError
     table = shown if isinstance(shown, SessionTable) else _table(shown, settings)
-    said = table.shown.summary if isinstance(table.shown, LockForest) else table.shown.footer()
+    listed = shown.shown if isinstance(shown, SessionTable) else shown
+    said = listed.summary if isinstance(listed, LockForest) else listed.footer()
     summary = " ".join([*(line for line in said if line == said[0] or line.startswith("NOT ")), "As it was then."])
-    html = f"<details><summary>{escape(summary)}</summary>{table.shown._repr_html_()}</details>"
-    publish_display_data({"text/plain": repr(table.shown), "text/html": html})
+    html = f"<details><summary>{escape(summary)}</summary>{listed._repr_html_()}</details>"
+    publish_display_data({"text/plain": repr(listed), "text/html": html})
     model = table._repr_mimebundle_()
     publish_display_data(*model) if isinstance(model, tuple) else publish_display_data(model)
 
