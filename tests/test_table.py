@@ -222,6 +222,21 @@ def test_a_session_that_changed_between_look_and_confirm_is_left_alone(
     running(victim)
 
 
+def test_in_notebook_7_it_is_the_same(lab: Lab, page: Page, playground: Playground, victim: Client) -> None:
+    lab.write("seven.ipynb", f"%load_ext tidb_magic\n%tidb_connect {playground.url(0)}", "%tidb_ps")
+    page.goto(f"http://127.0.0.1:{lab.port}/notebooks/seven.ipynb")
+    for text in ("%load_ext tidb_magic", "%tidb_ps"):
+        expect(page.get_by_text("Python 3 (ipykernel)").first).to_be_visible()
+        page.locator(".jp-Cell").filter(has_text=text).locator(".cm-content").first.click()
+        page.keyboard.press("Shift+Enter")
+    table = Table(page.locator(".tidb-sessions"))
+    expect(table.row(victim.id)).to_be_visible()
+    panel = table.click(victim.id, "Kill query")
+    panel.get_by_text("Confirm: kill query").click()
+    expect(table.outcome(victim.id)).to_have_text("✓ interrupted")
+    assert victim.error_code() == INTERRUPTED
+
+
 def test_hostile_text_is_shown_and_never_acts(opened: Open, playground: Playground, page: Page, running: Any) -> None:
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
