@@ -96,7 +96,8 @@ def test_none_of_hundreds_of_replaced_statements_of_the_same_text_is_sent_a_kill
         began = {one.client.id: one.begun for one in busy}
         eventually(lambda: all(one.begun > began[one.client.id] for one in busy))  # noqa: B023 (called at once)
         report = cluster.kill(rows, query=query)
-        assert set(report["OUTCOME"]) <= {"changed"}
+        # At its end a statement is listed as idle for a moment: of who was seen so it is said that he runs none.
+        assert set(report["OUTCOME"]) <= {"changed", "refused"}
         replaced += len(report)
     assert kills(every_statement) == []
     assert [one.hit for one in busy if one.hit] == []

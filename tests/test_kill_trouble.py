@@ -359,11 +359,15 @@ def test_what_is_known_of_the_others_is_said_after_ctrl_c(
 
     def interrupted(self: Way, *args: Any, **kwargs: Any) -> Any:
         if self.name == fragile.status_address(2):
-            eventually(lambda: not done.alive())
+            assert proven.wait(60)
             press_ctrl_c()
             threading.Event().wait(0.3)
-        return look(self, *args, **kwargs)
+        seen = look(self, *args, **kwargs)
+        if self.name == fragile.status_address(1) and done.id not in seen.sessions:
+            proven.set()
+        return seen
 
+    proven = threading.Event()
     with Client(fragile, 1) as done, Client(fragile, 2) as spared:
         monkeypatch.setattr(Way, "look", interrupted)
         with pytest.raises(Interrupted) as stopped:

@@ -115,7 +115,7 @@ def test_kill_connection_ends_the_session_and_its_row_says_so(
     victim.result()
     assert not victim.alive()
     table.root.get_by_text("Refresh", exact=True).click()
-    expect(table.row(victim.id)).to_contain_text("(ended)")
+    expect(table.row(victim.id)).to_contain_text("(not listed)")
 
 
 def test_cancel_sends_nothing(opened: Open, playground: Playground, victim: Client, running: Any) -> None:
@@ -380,6 +380,22 @@ def test_after_a_restart_of_the_kernel_the_buttons_are_off_and_it_says_why(
     expect(table.row(victim.id).get_by_text("Kill query")).to_be_disabled()
     assert "The kernel is gone" in (table.row(victim.id).get_by_text("Kill query").get_attribute("title") or "")
     expect(table.root.get_by_text("Refresh", exact=True)).to_be_disabled()
+
+
+def test_after_the_kernel_was_shut_down_an_open_panel_is_closed_and_says_that_nothing_was_sent(
+    opened: Open, playground: Playground, victim: Client, running: Any
+) -> None:
+    book = opened(playground, "%tidb_ps")
+    book.run(1)
+    table = book.table(1)
+    panel = table.click(victim.id, "Kill query")
+    expect(panel.get_by_text("Confirm: kill query")).to_be_visible()
+    book.page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.shutdown()")
+    expect(table.root).to_contain_text("The kernel is gone", timeout=15_000)
+    expect(panel).to_have_count(0)
+    expect(table.outcome(victim.id)).to_have_text("○ not sent")
+    expect(table.row(victim.id).get_by_text("Kill query")).to_be_disabled()
+    running(victim)
 
 
 def test_two_tables_work_beside_each_other(opened: Open, playground: Playground, victim: Client, running: Any) -> None:

@@ -139,15 +139,15 @@ def test_a_session_that_is_as_it_was_seen_may_be_ended(listed: dict[str, Session
     for seen in (None, Seen(one.instance, one.user, one.host), whole(replace(one, time=0), NOW - 0.5)):
         target = judged(one, seen=seen)
         assert (target.outcome, target.session) == (Outcome.PLANNED, one)
-        assert target.reason == "by a connection to its instance; ends the session"
+        assert target.reason == "ends the session; by a connection to its instance"
     forwarded = judged(one, scene=replace(SCENE, route=Route.FORWARD))
-    assert forwarded.reason == f"TiDB forwards it to {one.instance}; ends the session"
+    assert forwarded.reason == f"ends the session; TiDB forwards it to {one.instance}"
 
 
 def test_only_a_statement_that_runs_may_be_ended_alone(listed: dict[str, Session]) -> None:
     assert (
         judged(listed["busy"], query=True).reason
-        == "by a connection to its instance; ends its statement, the session stays"
+        == "ends its statement, the session stays; by a connection to its instance"
     )
     for name in ("idle", "holds"):
         target = judged(listed[name], query=True)
@@ -161,7 +161,7 @@ def test_ending_a_statement_is_said_to_leave_the_locks_of_the_transaction_around
 ) -> None:
     within = replace(listed["busy"], state="in transaction; autocommit", transaction=replace(transaction, keys=3))
     said = "its transaction of 3 keys stays open: KILL QUERY cannot free its locks"
-    assert judged(within, query=True).reason.endswith(f"the session stays; {said}")
+    assert judged(within, query=True).reason.startswith(f"ends its statement, the session stays; {said}; ")
     assert said not in judged(within).reason
     assert said not in judged(replace(within, state="autocommit"), query=True).reason
 
@@ -173,7 +173,7 @@ def test_what_ending_a_session_rolls_back_is_said_before_and_after(
     assert (transaction.state, transaction.keys) == ("Idle", 1)
     target = judged(holds)
     assert target.reason == (
-        f"by a connection to its instance; ends the session; rolls back 12,000 keys (1.0 MiB); {LOCKS_STAY}"
+        f"ends the session; rolls back 12,000 keys (1.0 MiB); {LOCKS_STAY}; by a connection to its instance"
     )
     sent = replace(target, outcome=None, reason="", sent=NOW)
     ended = proof(sent, a_look(at=NOW + 1), ABLE)

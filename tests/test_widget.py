@@ -146,7 +146,7 @@ def test_what_is_no_row_of_the_list_is_not_killed(browser: Browser, playground: 
         assert "error" in browser.plans(later)
 
 
-def test_more_than_max_victims_are_only_planned(
+def test_more_than_max_victims_are_refused_before_anybody_confirms(
     cluster: Cluster, playground: Playground, victim: Client, running: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Client(playground, 2) as other:
@@ -155,13 +155,16 @@ def test_more_than_max_victims_are_only_planned(
         browser = Browser(table, monkeypatch)
         sessions = [[one.instance, str(one.id)] for one in (victim, other)]
         browser.say("plan", ask="1", version=1, sessions=sessions, query=True)
-        browser.hears("planned")
+        assert browser.hears("planned")["error"].startswith("2 sessions are more than max_victims (1)")
         browser.say("kill", ask="1")
-        browser.say("yes", ask="1", after=0.0)
-        killed = browser.hears("killed")
-        assert {row["outcome"] for row in killed["rows"]} == {"planned"}
-        assert "max_victims" in killed["remarks"][0]
+        assert browser.hears("killed")["error"] == "This was taken back. Nothing was sent."
         table.close()
+
+
+def test_without_process_it_does_not_say_how_many_wait_for_locks(playground: Playground, users: dict[str, str]) -> None:
+    url = playground.url(0).replace("root", "joe")
+    with tidb_magic.connect(url, password=users["joe"]) as cluster:
+        assert cluster.waiting() is None
 
 
 def test_a_kill_in_the_table_is_in_the_history_and_the_audit_file(
@@ -180,9 +183,13 @@ def test_a_kill_in_the_table_is_in_the_history_and_the_audit_file(
 
 def test_after_its_cluster_was_closed_it_says_so(browser: Browser, cluster: Cluster, victim: Client) -> None:
     cluster.close()
-    assert "was closed: connect and list again" in browser.plans(victim)["error"]
-    browser.say("refresh")
+    answer = browser.plans(victim)
+    assert answer["error"].endswith("was closed: connect and list again. Nothing was sent.")
+    assert answer["sent"] is False
+    browser.say("live", on=True)
     eventually(lambda: "was closed" in browser.table.trouble)
+    eventually(lambda: not [one for one in browser.table._threads if one.is_alive()])
+    assert browser.table.live == 0
 
 
 def test_the_browser_gets_ids_as_text_and_no_secret(

@@ -141,8 +141,8 @@ class Cluster:
         self._note_origin(forest.frame, _read_locks)
         return forest
 
-    def waiting(self, *, deadline: float = DEADLINE) -> int:
-        """Count the transactions that wait for locks. As `processlist` for what can be raised.
+    def waiting(self, *, deadline: float = DEADLINE) -> int | None:
+        """Count the transactions that wait for locks; None without PROCESS. As `processlist` for what can be raised.
 
         Statements in autocommit mode are not among them; `locks` finds these too.
         """

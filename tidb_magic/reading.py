@@ -321,13 +321,15 @@ def _uptime(instance: Instance) -> pd.Timedelta:
     return pd.Timedelta(instance.uptime or 0)
 
 
-def count_waiting(link: Link, *, deadline: float) -> int:
-    """Count the transactions that wait for locks, anywhere in the cluster.
+def count_waiting(link: Link, *, deadline: float) -> int | None:
+    """Count the transactions that wait for locks, anywhere in the cluster; None without PROCESS, which hides most.
 
     Raises
     ------
     DeadlineError, ConnectError, ServerError, Interrupted
     """
+    if not link.capabilities.see_others:
+        return None
     connection = link.connection(within=deadline)
     counted = connection.query(query("waiting"), {"milliseconds": hint(deadline)}, deadline=deadline + GRACE)
     ((number,),) = counted.rows

@@ -163,9 +163,9 @@ def _effect(target: Target, now: Session, scene: Scene) -> str:
     """Say in words how a KILL travels and what it does."""
     way = "by a connection to its instance" if scene.route is Route.OWNER else f"TiDB forwards it to {now.instance}"
     if target.statement.query:
-        said = [way, "ends its statement, the session stays", *_kept_open(now)]
+        said = ["ends its statement, the session stays", *_kept_open(now), way]
     else:
-        said = [way, "ends the session", *rolled_back(now)]
+        said = ["ends the session", *rolled_back(now), way]
     if scene.force and (instead := better(now)):
         said.append(f"although {instead}")
     return "; ".join(said)

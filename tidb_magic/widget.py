@@ -213,6 +213,10 @@ class SessionTable(anywidget.AnyWidget):
             error = "This list is not remembered any more: refresh it first."
             self.send({"kind": "planned", "ask": ask, "error": error})
             return
+        if len(rows) > (most := self._settings.max_victims):
+            error = f"{len(rows):,} sessions are more than max_victims ({most:,}): %config TidbMagics.max_victims."
+            self.send({"kind": "planned", "ask": ask, "error": error})
+            return
         self._asks[ask] = _Ask(rows, query=bool(said["query"]))
         answer = self._carefully(lambda: self._twin("kill").plan(rows, query=said["query"], deadline=self._deadline))
         age = 0.0 if rows.taken_at is None else time.time() - rows.taken_at.timestamp()
@@ -255,6 +259,8 @@ class SessionTable(anywidget.AnyWidget):
         """Return what a kill or a plan reports; an error as a line, since nobody sees what is raised in a thread."""
         try:
             return _report(job())
+        except NotConnectedError as error:
+            return {"error": f"{error} Nothing was sent.", "sent": False}
         except TidbMagicError as error:
             return {"error": str(error)}
         except Exception as error:  # noqa: BLE001 (see above)
@@ -275,7 +281,7 @@ class SessionTable(anywidget.AnyWidget):
             shown = self._again(cluster, deadline=self._deadline)
             self._rights = cluster.rights
             if isinstance(shown, ProcessList):
-                self._waiting = _count_waiting(cluster, self._deadline)
+                self._waiting = _count_waiting(cluster, self._deadline) if shown.complete else None
             if self._only is not None:
                 shown = shown.loc[[key in self._only for key in _keys(shown)]]
             self.shown = shown
@@ -283,6 +289,8 @@ class SessionTable(anywidget.AnyWidget):
             self.trouble = ""
         except Exception as error:  # noqa: BLE001 (nobody sees what is raised in a thread)
             known = isinstance(error, TidbMagicError)
+            if isinstance(error, NotConnectedError):
+                self.live = 0.0  # that does not come back
             if not self._ended.is_set():
                 self.trouble = str(error) if known else f"{type(error).__name__}: {first_line(error)}"
             return False

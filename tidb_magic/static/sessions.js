@@ -9,6 +9,7 @@ const ASKED_BACK = 5000; // ms in which a person has to answer it
 const WATCHING = 5000; // ms between two signs that somebody looks at this
 const SILENT = 5000; // ms without an answer, after which that is said
 const OLD = 60_000; // ms after which a list says how old it is
+const GONE = "The kernel is gone: this is what was seen before. Run the cell again.";
 const NUMBERS = new Set(["TIME", "MEM"]);
 const TITLES = { INFO: "SQL" };
 const GOOD = new Set(["interrupted", "killed", "already gone"]);
@@ -95,6 +96,7 @@ function rowsOf(part) {
 }
 
 const ANSWERED = new Set(["here", "watching", "rows", "text", "plan", "kill", "yes"]); // kinds of messages
+const [LEFT, UNHEARD] = ["not listed", "no answer"]; // of rows that are not in the list any more
 const OWN = 1;
 const RUNS = 2;
 
@@ -150,7 +152,11 @@ class Table {
 
   send(message) {
     if (ANSWERED.has(message.kind)) this.asked ??= performance.now(); // since when an answer is waited for
-    this.model.send(message);
+    try {
+      this.model.send(message);
+    } catch {
+      this.gone(GONE); // its kernel was shut down: there is nobody to send it to
+    }
   }
 
   // -- what stands where ------------------------------------------------------------------------------------
@@ -206,7 +212,8 @@ class Table {
       "aria-label": "Select all rows that are shown",
       onchange: () => {
         for (const row of this.shown) {
-          if (this.allBox.checked && !row.ended) this.selected.add(row.key);
+          const able = !row.ended && (this.reason(row, true) === "" || this.reason(row, false) === "");
+          if (this.allBox.checked && able) this.selected.add(row.key);
           else this.selected.delete(row.key);
         }
         this.draw();
@@ -230,10 +237,11 @@ class Table {
     });
     this.scroller.append(this.table);
     this.scroller.addEventListener("scroll", () => this.draw(), { passive: true });
+    this.empty = element("div", { class: "tidb-empty", hidden: true });
     this.status = element("div", { class: "tidb-status", role: "status", "aria-live": "polite" });
     this.footer = element("div", { class: "tidb-footer" });
     this.root = element("div", { class: "tidb-sessions", "data-lm-suppress-shortcuts": "true" });
-    this.root.append(this.header, bar, this.groupPanel, this.scroller, this.status, this.footer);
+    this.root.append(this.header, bar, this.groupPanel, this.scroller, this.empty, this.status, this.footer);
     // Keys typed here are not the notebook's shortcuts.
     this.root.addEventListener("keydown", (event) => {
       if (event.key === "Escape") this.escape(event);
@@ -250,6 +258,7 @@ class Table {
     const line = event.target.closest?.("[data-key]");
     const ask = [...this.asks.values()].find((one) => !one.done && (one.panel.contains(event.target) || !line));
     if (ask) this.takeBack(ask);
+    else if (line && this.open.get(line.dataset.key) === "sql") this.toggle(line.dataset.key);
   }
 
   // Leave out columns so that the statement stays readable.
@@ -292,6 +301,7 @@ class Table {
     for (const row of rowsOf(part)) {
       const old = this.previous.get(row.key);
       if (old && (old.INFO !== row.INFO || old.cut !== row.cut)) this.texts.delete(row.key);
+      if (old && (old.INFO !== row.INFO || old.ended === LEFT)) this.selected.delete(row.key); // it was not this one
       const outcome = this.outcomes.get(row.key);
       const again = (row.marks & RUNS) !== 0 && outcome?.good && outcome.version !== this.snapshot.version;
       if (again) this.outcomes.delete(row.key); // it runs its next statement
@@ -302,13 +312,14 @@ class Table {
     this.fresh = new Set();
     for (const row of rows) {
       const old = this.previous.get(row.key);
-      if (!this.first && (!old || old.ended)) this.fresh.add(row.key);
+      if (!this.first && (!old || old.ended === LEFT)) this.fresh.add(row.key);
     }
     for (const [key, row] of this.previous) {
       if (this.loaded.has(key)) continue;
       // Whoever has ended is seen once more, as ended, and as long as somebody is asked about him.
       if (!complete) rows.push(row);
-      else if (!row.ended || this.pending(key)) rows.push({ ...row, ended: true });
+      else if (this.snapshot.header.missing.includes(row.INSTANCE)) rows.push({ ...row, ended: UNHEARD });
+      else if (!row.ended || row.ended === UNHEARD || this.pending(key)) rows.push({ ...row, ended: LEFT });
       else this.forget(key);
     }
     this.rows = rows;
@@ -341,6 +352,8 @@ class Table {
       });
     }
     this.shown = shown;
+    this.empty.hidden = shown.length > 0;
+    this.empty.textContent = this.filter ? "No row matches the filter." : "No session.";
     this.table.setAttribute("aria-rowcount", String(shown.length + 1));
     this.draw();
     this.count();
@@ -572,7 +585,7 @@ class Table {
         line.node.setAttribute("aria-level", String(row.DEPTH + 1));
       }
       if (name === "ID" && own) text += " (own)";
-      if (name === "ID" && row.ended) text += " (ended)";
+      if (name === "ID" && row.ended) text += ` (${row.ended})`;
       if (name === "ID" && this.fresh.has(row.key)) text += " (new)";
       if (cell.textContent !== text) cell.textContent = text;
     }
@@ -584,7 +597,8 @@ class Table {
       line.outcome.textContent = said ? said.text : "";
       line.outcome.title = said ? said.why : "";
     }
-    line.outcome.classList.toggle("tidb-bad", Boolean(said && !said.good));
+    line.outcome.classList.toggle("tidb-bad", Boolean(said && said.text.startsWith("✗")));
+    line.outcome.classList.toggle("tidb-plain", Boolean(said && !said.good && !said.text.startsWith("✗")));
     line.connection.hidden = Boolean(said && said.final);
     line.query.hidden = Boolean(said && said.good && said.version === this.snapshot.version); // it stands in its place
   }
@@ -704,6 +718,7 @@ class Table {
     this.draw();
     this.draw();
     ask.panel.focus({ preventScroll: true });
+    ask.panel.scrollIntoView({ block: "nearest" });
     setTimeout(() => this.drawAsk(ask), BUSY_AFTER);
   }
 
@@ -727,7 +742,9 @@ class Table {
       parts.push(element("p", { text: busy ? "The kernel is busy: this waits for the running cell. Nothing was sent." : "Looking …" }));
       button(busy ? "Take it back" : "Cancel", "cancel", () => this.takeBack(ask));
     } else if (ask.state === "planned") {
-      button(ask.query ? "Confirm: kill query" : "Confirm: kill connection", "confirm", () => this.confirm(ask), "tidb-danger");
+      const number = ask.rows.length > 1 ? ` (${ask.plan.rows.filter((row) => row.outcome === "planned").length})` : "";
+      const what = ask.query ? "Confirm: kill query" : "Confirm: kill connection";
+      button(what + number, "confirm", () => this.confirm(ask), "tidb-danger");
       button("Cancel", "cancel", () => this.takeBack(ask));
     } else if (ask.state === "confirmed" || ask.state === "answered") {
       const text = busy
@@ -759,6 +776,10 @@ class Table {
   // Who is meant, and what will happen.
   who(ask) {
     const facts = element("div", { class: "tidb-facts-of-kill" });
+    const left = (ask.plan?.rows ?? []).filter((row) => row.outcome !== "planned").length;
+    if (left && ask.rows.length > 1) {
+      facts.append(element("div", { class: "tidb-warn", text: `${left} of ${many(ask.rows.length, "session")} will be left alone.` }));
+    }
     const planned = new Map((ask.plan?.rows ?? []).map((row) => [keyOf(row.instance, row.id), row]));
     const sessions = ask.rows.slice(0, 20);
     for (const row of sessions) {
@@ -791,6 +812,7 @@ class Table {
     ask.state = "confirmed";
     ask.since = performance.now();
     this.send({ kind: "kill", ask: ask.number });
+    if (ask.done) return;
     this.drawAsk(ask);
     setTimeout(() => this.drawAsk(ask), BUSY_AFTER);
   }
@@ -817,9 +839,10 @@ class Table {
   }
 
   takeBack(ask) {
-    if (ask.state === "sent") return;
+    if (ask.state === "sent" || ask.done) return;
     const asked = ask.state !== "planned" && ask.state !== "refused";
     this.send({ kind: "no", ask: ask.number });
+    if (ask.done) return;
     if (asked) this.note(ask, "○ taken back", "Nothing was sent.", false);
     this.end(ask);
   }
@@ -868,6 +891,7 @@ class Table {
       ask.state = (message.rows ?? []).some((row) => row.outcome === "planned") ? "planned" : "refused";
       this.drawAsk(ask);
       this.draw();
+      if (ask.panel.contains(document.activeElement)) ask.panel.scrollIntoView({ block: "nearest" });
     } else if (message.kind === "asked") this.askedBack(ask);
     else if (message.kind === "sending") {
       ask.state = "sent";
@@ -881,7 +905,8 @@ class Table {
 
   outcome(ask, message) {
     if (message.error) {
-      for (const key of ask?.keys ?? []) this.outcomes.set(key, { text: "✗ error", why: message.error, good: false, final: false });
+      const text = message.sent === false ? "○ not sent" : "? unknown";
+      for (const key of ask?.keys ?? []) this.outcomes.set(key, { text, why: message.error, good: false, final: false });
       this.status.textContent = visible(message.error);
     }
     for (const row of message.rows ?? []) {
@@ -891,10 +916,16 @@ class Table {
       const why = visible(`${row.outcome}${took}${row.reason ? `: ${row.reason}` : ""}`);
       const outcome = { text, why, good: GOOD.has(row.outcome), final: gone, version: this.snapshot.version };
       this.outcomes.set(keyOf(row.instance, row.id), outcome);
-      if (gone) this.selected.delete(keyOf(row.instance, row.id));
+      this.selected.delete(keyOf(row.instance, row.id));
     }
-    const said = [...(message.rows ?? []).map((row) => `${row.id}: ${row.outcome}${row.seconds === null ? "" : ` in ${row.seconds.toFixed(3)} s`}${row.reason ? `, ${row.reason}` : ""}.`), ...(message.remarks ?? [])];
-    if (said.length) this.status.textContent = said.slice(0, 5).map(visible).join(" ");
+    const rows = message.rows ?? [];
+    const counts = new Map();
+    for (const row of rows) counts.set(row.outcome, (counts.get(row.outcome) ?? 0) + 1);
+    const total = [...counts].map(([outcome, number]) => `${number} ${outcome}`).join(", ");
+    const named = rows.length > 5 ? rows.filter((row) => !GOOD.has(row.outcome)).slice(0, 5) : rows;
+    const more = named.length < rows.length ? [`${total}.`] : [];
+    const said = [...more, ...(message.remarks ?? []), ...named.map((row) => `${row.id}: ${row.outcome}${row.seconds === null ? "" : ` in ${row.seconds.toFixed(3)} s`}${row.reason ? `, ${row.reason}` : ""}.`)];
+    if (said.length) this.status.textContent = said.map(visible).join(" ");
     if (ask) this.end(ask);
     else this.draw(); // it was taken back too late
   }
@@ -903,12 +934,8 @@ class Table {
 
   // The event does not say which way it went: it is gone until it answers.
   lost() {
-    this.gone("The kernel is gone: this is what was seen before. Run the cell again.");
-    try {
-      this.send({ kind: "here" });
-    } catch {
-      // its channel is closed
-    }
+    this.gone(GONE);
+    this.send({ kind: "here" });
   }
 
   found() {
@@ -922,6 +949,7 @@ class Table {
   }
 
   gone(why) {
+    if (!this.alive && this.whyNot === why) return;
     this.alive = false;
     this.whyNot = why;
     for (const ask of [...this.asks.values()]) {
@@ -954,6 +982,8 @@ class Table {
 
   tick() {
     const now = performance.now();
+    const kernel = this.model.widget_manager?.kernel; // JupyterLab's: asking it sends nothing
+    if (this.alive && (kernel?.isDisposed || kernel?.status === "dead")) this.gone(GONE);
     for (const ask of [...this.asks.values()]) {
       if (ask.state === "asked back" && now >= ask.until) this.expire(ask);
       else this.drawAsk(ask);
@@ -977,7 +1007,8 @@ class Table {
       else if (!able) reason = "None of the selected sessions can be ended so.";
       this.able(button, reason, `${text} of ${many(chosen.length, "selected session")}`);
     }
-    this.allBox.checked = chosen.length > 0 && chosen.length === this.shown.filter((row) => !row.ended).length;
+    this.allBox.checked =
+      chosen.length > 0 && this.shown.every((row) => row.ended || this.selected.has(row.key) || this.reason(row, false));
     this.allBox.indeterminate = chosen.length > 0 && !this.allBox.checked;
   }
 
