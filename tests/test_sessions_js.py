@@ -506,6 +506,19 @@ def test_the_footer_says_nothing_of_rows_on_the_way_once_all_are_there(page: Pag
     expect(shown.root.locator(".tidb-footer")).not_to_contain_text("on the way")
 
 
+def test_a_row_that_was_not_read_again_yet_cannot_be_killed(table: Table) -> None:
+    """The kernel would take it for what it is in the new list, which nobody has seen."""
+    shown = table(numbered(1_100))
+    shown.rest()
+    shown.scroll()
+    expect(shown.button(1_100, "Kill query")).to_be_enabled()
+    shown.refresh(numbered(1_100))
+    expect(shown.button(1_100, "Kill query")).to_be_disabled()
+    expect(shown.button(1_100, "Kill query")).to_have_attribute("title", "This session is being read again.")
+    shown.rest()
+    expect(shown.button(1_100, "Kill query")).to_be_enabled()
+
+
 def test_a_part_of_an_older_list_is_left_out(table: Table) -> None:
     shown = table(numbered(1_200))
     shown.refresh(numbered(1_200))

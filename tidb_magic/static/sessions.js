@@ -299,6 +299,7 @@ class Table {
   // A long list comes in parts: the first is drawn before the others are there, which stay as they were until then.
   load(part) {
     for (const row of rowsOf(part)) {
+      row.version = this.snapshot.version;
       const old = this.previous.get(row.key);
       if (old && (old.INFO !== row.INFO || old.cut !== row.cut)) this.texts.delete(row.key);
       if (old && (old.INFO !== row.INFO || old.ended === LEFT)) this.selected.delete(row.key); // it was not this one
@@ -595,8 +596,8 @@ class Table {
     const said = outcome ?? "";
     if (line.outcome.textContent !== said.text) {
       line.outcome.textContent = said ? said.text : "";
-      line.outcome.title = said ? said.why : "";
     }
+    line.outcome.title = said ? said.why : "";
     line.outcome.classList.toggle("tidb-bad", Boolean(said && said.text.startsWith("✗")));
     line.outcome.classList.toggle("tidb-plain", Boolean(said && !said.good && !said.text.startsWith("✗")));
     line.connection.hidden = Boolean(said && said.final);
@@ -612,6 +613,7 @@ class Table {
   reason(row, query) {
     if (!this.alive) return this.whyNot;
     if (row.ended) return "This session is not in the list any more.";
+    if (row.version !== this.snapshot.version) return "This session is being read again.";
     return this.snapshot.reasons[query ? row.no_query : row.no_connection];
   }
 
@@ -689,7 +691,8 @@ class Table {
   }
 
   ask(keys, query, ofRow) {
-    const rows = keys.map((key) => this.rows.find((row) => row.key === key)).filter((row) => row && !row.ended);
+    const isReal = (row) => row && !row.ended && row.version === this.snapshot.version;
+    const rows = keys.map((key) => this.rows.find((row) => row.key === key)).filter(isReal);
     if (!rows.length) return;
     const ask = {
       number: `${Date.now()}-${Math.random().toString(36).slice(2)}`,
