@@ -240,5 +240,5 @@ def test_a_restarted_instance_is_reached_by_a_connection_again(healed: Playgroun
         with Client(healed, 2) as after:
             began = time.monotonic()
             reason = only(cluster.plan([after.id]))["REASON"]
-            assert reason.startswith("by a connection to its instance")
+            assert reason.endswith("; by a connection to its instance")
             assert time.monotonic() - began < 3
