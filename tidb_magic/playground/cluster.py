@@ -164,7 +164,10 @@ class Playground:
 
     def freeze(self, server: Server) -> None:
         """Stop the process where it is: it keeps its ports and connections and answers nothing (SIGSTOP)."""
-        self._running(server).send_signal(signal.SIGSTOP)
+        process = self._running(server)
+        process.send_signal(signal.SIGSTOP)
+        while process.status() != psutil.STATUS_STOPPED:  # a process that is at work stops a moment later
+            time.sleep(0.001)
 
     def resume(self, server: Server) -> None:
         """Let a frozen server go on (SIGCONT)."""

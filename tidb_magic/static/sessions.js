@@ -985,8 +985,6 @@ class Table {
 
   tick() {
     const now = performance.now();
-    const kernel = this.model.widget_manager?.kernel; // JupyterLab's: asking it sends nothing
-    if (this.alive && (kernel?.isDisposed || kernel?.status === "dead")) this.gone(GONE);
     for (const ask of [...this.asks.values()]) {
       if (ask.state === "asked back" && now >= ask.until) this.expire(ask);
       else this.drawAsk(ask);
