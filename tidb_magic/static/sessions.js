@@ -613,7 +613,6 @@ class Table {
   reason(row, query) {
     if (!this.alive) return this.whyNot;
     if (row.ended) return "This session is not in the list any more.";
-    if (row.version !== this.snapshot.version) return "This session is being read again.";
     return this.snapshot.reasons[query ? row.no_query : row.no_connection];
   }
 
@@ -691,6 +690,7 @@ class Table {
   }
 
   ask(keys, query, ofRow) {
+    // Who was not read again yet is nobody to kill: the kernel would take him for what he is in the new list.
     const isReal = (row) => row && !row.ended && row.version === this.snapshot.version;
     const rows = keys.map((key) => this.rows.find((row) => row.key === key)).filter(isReal);
     if (!rows.length) return;
