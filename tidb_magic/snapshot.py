@@ -24,9 +24,7 @@ _REASONS = (
     "It waits itself: end the session at the root of its tree.",
     "It is no session.",
 )
-
-
-_WAITS, _NOBODY = 4, 5  # as _REASONS has them
+_OURS, _IDLE, _STRANGER, _WAITS, _NOBODY = range(1, 6)  # places in it
 
 
 @dataclass(frozen=True)
@@ -66,10 +64,7 @@ def tree(forest: LockForest, rights: Rights, version: int) -> dict[str, Any]:
     """Return what the table shows of who blocks whom: the rows in the order of the trees, buttons at the roots."""
     frame, places = forest.frame, forest.tree
     known = part(frame, frame, rights)
-    at = {
-        (instance, int(number)): row
-        for row, (instance, number) in enumerate(zip(known["INSTANCE"], known["ID"], strict=True))
-    }
+    at = {key: row for row, key in enumerate(zip(frame["INSTANCE"], frame["ID"], strict=True))}
     rows: dict[str, list[Any]] = {name: [] for name in (*_TREE, *known)}
     for depth, name, blocker, cells in places:
         row = at.get(name) if isinstance(name, tuple) else None
@@ -109,10 +104,10 @@ def part(rows: ProcessList, frame: ProcessList, rights: Rights) -> dict[str, lis
     marks, queries, connections = [], [], []
     for key, text, user, command in zip(keys, texts, users, commands, strict=True):
         own, busy = key in frame.own, "INFO" not in values or runs(command, text, user)
-        against = 1 if own else 3 if not rights.others and user != rights.user and "USER" in values else 0
+        against = _OURS if own else _STRANGER if not rights.others and user != rights.user and "USER" in values else 0
         marks.append(_OWN * own + _RUNS * busy)
         connections.append(against)
-        queries.append(against or (0 if busy else 2))
+        queries.append(against or (0 if busy else _IDLE))
     values["ID"] = [str(number) for number in values["ID"]]
     values["INFO"] = [text and text[:TEXT_SENT] for text in texts]
     cut = [len(text) if text and len(text) > TEXT_SENT else 0 for text in texts]  # how long it is
