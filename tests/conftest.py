@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.testing.globalipapp import start_ipython
+from playwright.sync_api import Browser, sync_playwright
 
 import tidb_magic
 from tests.clients import ROWS, Client, eventually
+from tests.lab import launch
 from tidb_magic import Cluster
 from tidb_magic.connection import Connection
 from tidb_magic.playground import Playground
@@ -87,6 +89,14 @@ def cluster(playground: Playground) -> Iterator[Cluster]:
     """A cluster connected through the first instance."""
     with tidb_magic.connect(playground.url(0)) as connected:
         yield connected
+
+
+@pytest.fixture(scope="module")  # Playwright's event loop runs as long, and no other may meanwhile
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        started = launch(playwright)
+        yield started
+        started.close()
 
 
 @pytest.fixture

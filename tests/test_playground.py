@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from tests.conftest import furnish
 from tidb_magic.playground import Playground, PlaygroundError
 from tidb_magic.playground.__main__ import main
 from tidb_magic.playground.cluster import find, running
+from tidb_magic.playground.processes import is_free
 
 
 @pytest.fixture(scope="module")
@@ -190,10 +192,10 @@ def test_a_start_leaves_the_current_folder_as_it_was(tmp_path: Path, monkeypatch
 
 
 def test_a_port_that_is_taken_is_named() -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
+    with ExitStack() as taken:
+        port = 0
+        while not port or not is_free(port - 1):
+            port = taken.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
         with pytest.raises(PlaygroundError, match=rf"Port {port} is taken .* Choose another --port"):
             Playground(instances=2, port=port - 1).start()
 

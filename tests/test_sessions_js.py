@@ -10,9 +10,8 @@ from threading import Thread
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect
 
-from tests.lab import launch
 from tidb_magic.driver import Result
 from tidb_magic.processlist import ProcessList, to_frame
 from tidb_magic.snapshot import PART, TEXT_SENT, Rights, part, snapshot
@@ -54,14 +53,6 @@ def address() -> Iterator[str]:
         Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/"
         server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        started = launch(playwright)
-        yield started
-        started.close()
 
 
 @pytest.fixture
@@ -128,10 +119,9 @@ class Shown:
         *,
         rights: Rights = ALL,
         live: float = 0.0,
-        waiting: int | None = None,
         at: str = "one",
     ) -> None:
-        self.page, self.at, self.rights, self.waiting = page, at, rights, waiting
+        self.page, self.at, self.rights = page, at, rights
         self.version, self.answered = 0, 0
         values = {"snapshot": self._snapshot(frame), "live": live, "trouble": ""}
         page.evaluate("([at, values]) => show(at, JSON.parse(values))", [at, json.dumps(values)])
@@ -144,7 +134,7 @@ class Shown:
     def _snapshot(self, frame: ProcessList) -> dict[str, Any]:
         self.version += 1
         self.frame, self.answered = frame, 0
-        return snapshot(frame, self.rights, self.version, self.waiting)
+        return snapshot(frame, self.rights, self.version)
 
     # what the table said, and what is said to it
 
@@ -300,12 +290,11 @@ def test_own_sessions_are_marked(table: Table) -> None:
 
 def test_the_header_counts_sessions_by_instance_and_user_and_names_the_longest_running(table: Table) -> None:
     rows = [session(1), session(2, TIME=3_780), session(1, THERE, USER="bob")]
-    shown = table(listed(*rows), waiting=4)
+    shown = table(listed(*rows))
     header = shown.root.locator(".tidb-header")
     assert header.get_by_label("Sessions by instance").locator("li").all_text_contents() == [f"{HERE}2", f"{THERE}1"]
     assert header.get_by_label("Sessions by user").locator("li").all_text_contents() == ["ann2", "bob1"]
     expect(header.locator(".tidb-facts")).to_contain_text("longest running1h 03m")
-    expect(header.locator(".tidb-facts")).to_contain_text("transactions waiting for locks4")
 
 
 def test_how_many_wait_for_locks_is_shown_when_the_kernel_knows_it(table: Table) -> None:

@@ -10,24 +10,16 @@ from typing import Any
 
 import nbformat
 import pytest
-from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.clients import Client, eventually
-from tests.lab import Lab, Notebook, Table, kernelspec, launch
+from tests.lab import Lab, Notebook, Table, kernelspec
 from tidb_magic.playground import Playground
 
 INTERRUPTED = 1317
 WITHOUT_SUBSHELLS = "6.31"  # of ipykernel: later ones hear a click while a cell runs
 SELECT = "SELECT /* {} */ SUM(SLEEP(0.05)) FROM test.numbers AS a, test.numbers AS b"
 BUSY = "import pathlib, time\nprint('busy')\nwhile not pathlib.Path('free').exists(): time.sleep(0.01)"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        launched = launch(playwright)
-        yield launched
-        launched.close()
 
 
 @pytest.fixture(scope="module")

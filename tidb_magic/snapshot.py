@@ -35,17 +35,16 @@ class Rights:
     others: bool
 
 
-def snapshot(frame: ProcessList, rights: Rights, version: int, waiting: int | None) -> dict[str, Any]:
+def snapshot(frame: ProcessList, rights: Rights, version: int) -> dict[str, Any]:
     """Return what the table shows of a list: what is to be said of the whole, and its first rows.
 
-    ``taken`` is in milliseconds since the epoch. `waiting` is how many sessions wait for locks, None if not asked.
+    ``taken`` is in milliseconds since the epoch.
     """
     times = frame["TIME"].dropna() if "TIME" in frame.columns else ()
     header = {
         "instances": _groups(frame, "INSTANCE"),
         "users": _groups(frame, "USER"),
         "longest": int(max(times)) if len(times) else None,
-        "waiting": waiting,
         "missing": list(frame.missing),
     }
     return {

@@ -98,7 +98,7 @@ class SessionTable(anywidget.AnyWidget):
     snapshot = traitlets.Dict().tag(sync=True)
     live = traitlets.Float(0.0, min=0.0, help="Seconds between two readings; 0 reads when asked to.").tag(sync=True)
     trouble = traitlets.Unicode("").tag(sync=True)
-    waiting = traitlets.Int(None, allow_none=True, help="Transactions that waited for locks at first.").tag(sync=True)
+    waiting = traitlets.Int(None, allow_none=True, help="Transactions that wait for locks.").tag(sync=True)
 
     def __init__(self, shown: Shown, settings: Settings, *, live: float = 0.0) -> None:
         self._ended = threading.Event()
@@ -122,7 +122,6 @@ class SessionTable(anywidget.AnyWidget):
         self._sign = time.monotonic()
         self._interval = live or LIVE
         self._turn = 0  # of switching it on
-        self._waiting: int | None = None
         self.shown = shown
         super().__init__(snapshot=self._numbered(shown))
         self.on_msg(self._hear)
@@ -281,7 +280,7 @@ class SessionTable(anywidget.AnyWidget):
             shown = self._again(cluster, deadline=self._deadline)
             self._rights = cluster.rights
             if isinstance(shown, ProcessList):
-                self._waiting = _count_waiting(cluster, self._deadline) if shown.complete else None
+                self.waiting = _count_waiting(cluster, self._deadline) if shown.complete else None
             if self._only is not None:
                 shown = shown.loc[[key in self._only for key in _keys(shown)]]
             self.shown = shown
@@ -337,7 +336,7 @@ class SessionTable(anywidget.AnyWidget):
             self._frames.popitem(last=False)
         if isinstance(shown, LockForest):
             return tree(shown, self._rights, version)
-        return snapshot(shown, self._rights, version, self._waiting)
+        return snapshot(shown, self._rights, version)
 
     def _twin(self, role: str) -> Cluster:
         """Return a cluster with connections of its own, for this role, while the one of the list is open."""

@@ -368,7 +368,7 @@ class Table {
     if (header.longest !== undefined) {
       facts.unshift(["longest running", header.longest === null ? "—" : duration(header.longest)]);
     }
-    const waiting = header.waiting ?? this.model.get("waiting");
+    const waiting = this.model.get("waiting");
     if (waiting !== undefined && waiting !== null) facts.push(["transactions waiting for locks", String(waiting)]);
     const parts = [];
     if (header.instances) parts.push(this.bars("by instance", header.instances), this.bars("by user", header.users));
@@ -846,18 +846,18 @@ class Table {
     const asked = ask.state !== "planned" && ask.state !== "refused";
     this.send({ kind: "no", ask: ask.number });
     if (ask.done) return;
-    if (asked) this.note(ask, "○ taken back", "Nothing was sent.", false);
+    if (asked) this.note(ask, "○ taken back", "Nothing was sent.");
     this.end(ask);
   }
 
   expire(ask) {
     this.send({ kind: "no", ask: ask.number });
-    this.note(ask, "○ not sent", "The kernel heard the click late and asked back; nobody answered within 5 s.", false);
+    this.note(ask, "○ not sent", "The kernel heard the click late and asked back; nobody answered within 5 s.");
     this.end(ask);
   }
 
-  note(ask, text, why, final) {
-    for (const key of ask.keys) this.outcomes.set(key, { text, why, good: false, final });
+  note(ask, text, why) {
+    for (const key of ask.keys) this.outcomes.set(key, { text, why, good: false, final: false });
     this.status.textContent = `${text} ${why}`;
   }
 
@@ -957,7 +957,7 @@ class Table {
     this.whyNot = why;
     for (const ask of [...this.asks.values()]) {
       const sent = ask.state === "sent" || ask.state === "answered";
-      this.note(ask, sent ? "? unconfirmed" : "○ not sent", sent ? `It may have been sent. ${why}` : why, false);
+      this.note(ask, sent ? "? unconfirmed" : "○ not sent", sent ? `It may have been sent. ${why}` : why);
       this.end(ask);
     }
     this.refreshButton.disabled = this.liveBox.disabled = true;
