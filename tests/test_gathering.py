@@ -12,7 +12,7 @@ import pytest
 
 import tidb_magic
 from tests.balancer import Balancer
-from tests.clients import LONG_SELECT, Client, eventually, statements
+from tests.clients import LONG_SELECT, OTHER_WORK, Client, eventually, statements
 from tidb_magic import Cluster, ProcessList, gathering, reading, routing
 from tidb_magic.connection import Connection
 from tidb_magic.driver import Result
@@ -79,7 +79,7 @@ def test_one_frozen_instance_costs_the_deadline_once_and_is_named_until_it_wakes
     connection = cluster._link.connection()
     fragile.freeze(1)
     spent, listed = timed(cluster)
-    assert DEADLINE - 0.1 < spent < DEADLINE + 1
+    assert DEADLINE - 0.1 < spent < DEADLINE + 1 + OTHER_WORK
     assert ids(listed) == of(crowd[0], crowd[2])
     assert not listed.complete
     assert listed.missing == (silent,)
@@ -114,7 +114,7 @@ def test_when_the_instance_of_our_own_connection_freezes_the_others_are_read(
     own = cluster._link.connection().id
     fragile.freeze(0)
     spent, listed = timed(cluster)
-    assert spent < DEADLINE + 1
+    assert spent < DEADLINE + 1 + OTHER_WORK
     assert ids(listed) == of(crowd[1], crowd[2])
     assert listed.missing == (fragile.status_address(0),)
     assert f"Our statement on connection {own} may still run on root@127.0.0.1:{fragile.port(0)}." in repr(listed)
@@ -130,7 +130,7 @@ def test_frozen_pd_is_said_and_every_instance_known_before_is_read(
     own = cluster._link.connection().id
     fragile.freeze("pd")
     spent, listed = timed(cluster)
-    assert spent < DEADLINE + 1
+    assert spent < DEADLINE + 1 + OTHER_WORK
     assert ids(listed) == of(*crowd)
     assert not listed.complete
     assert listed.missing == ()
@@ -171,7 +171,7 @@ def test_with_only_a_balancer_to_reach_the_others_are_read_through_it(
         fragile.freeze(frozen)
         try:
             spent, listed = timed(cluster)
-            assert spent < DEADLINE + 1
+            assert spent < DEADLINE + 1 + OTHER_WORK
             assert listed.missing == (fragile.status_address(frozen),)
             assert ids(listed) == of(*(client for at, client in enumerate(crowd) if at != frozen))
             spent, listed = timed(cluster)
@@ -336,7 +336,7 @@ def test_threads_that_share_a_cluster_do_not_wait_for_each_other_nor_blame_a_hea
         found = [one.result() for one in [executor.submit(timed, cluster) for _ in range(4)]]
     fragile.resume(2)
     for spent, listed in found:
-        assert spent < DEADLINE + 1
+        assert spent < DEADLINE + 1 + OTHER_WORK
         assert listed.missing == (fragile.status_address(2),)
         assert ids(listed) == of(crowd[0], crowd[1])
 
@@ -467,7 +467,7 @@ def test_an_instance_restarted_within_a_minute_shows_no_session_twice(
     silent = fragile.status_address(1)
     fragile.crash(1)
     spent, listed = timed(cluster)
-    assert spent < DEADLINE + 1
+    assert spent < DEADLINE + 1 + OTHER_WORK
     assert (ids(listed), listed.missing) == (of(crowd[0], crowd[2]), (silent,))
     fragile.restart(1)
     with Client(fragile, 1, "crowd") as new:

@@ -11,7 +11,7 @@ import pymysql
 import pytest
 
 import tidb_magic
-from tests.clients import LONG_SELECT, Client, eventually
+from tests.clients import LONG_SELECT, OTHER_WORK, Client, eventually
 from tests.test_kill import only
 from tests.test_kill_identity import kills, row_of
 from tidb_magic import Cluster
@@ -134,10 +134,10 @@ def test_a_session_on_a_frozen_instance_is_unreachable_and_nothing_happens_when_
         spent, report = timed(lambda: cluster.kill([client.id], query=query))
         assert only(report)["OUTCOME"] == "unreachable"
         assert only(report)["INSTANCE"] == fragile.status_address(2)
-        assert spent < DEADLINE + 1
+        assert spent < DEADLINE + 1 + OTHER_WORK
         spent, report = timed(lambda: cluster.kill(listed, query=query))
         assert only(report)["OUTCOME"] == "unreachable"
-        assert spent < DEADLINE + 1
+        assert spent < DEADLINE + 1 + OTHER_WORK
         assert kills(every_statement) == []
         fragile.resume(2)
         assert still_runs(fragile, client, 2)
@@ -154,7 +154,7 @@ def test_a_session_on_a_frozen_instance_is_unreachable_by_forwarding_too(
         assert only(report)["OUTCOME"] == "unreachable"
         assert only(report)["INSTANCE"] == fragile.status_address(2)
         assert f"{fragile.status_address(2)} did not say" in only(report)["REASON"]
-        assert spent < DEADLINE + 1
+        assert spent < DEADLINE + 1 + OTHER_WORK
         assert kills(every_statement) == []
         fragile.resume(2)
         assert still_runs(fragile, client, 2)
@@ -406,12 +406,12 @@ def test_a_session_of_a_crashed_instance_is_unreachable_and_later_already_gone(
         for victims in ([client.id], listed, [second.id]):
             spent, report = timed(lambda: cluster.kill(victims))  # noqa: B023 (called at once)
             assert only(report)["OUTCOME"] in {"unreachable", "already gone"}
-            assert spent < DEADLINE + 1
+            assert spent < DEADLINE + 1 + OTHER_WORK
         eventually(lambda: len(cluster.instances()) == 2, within=120)
         for victims in ([client.id], listed):
             spent, report = timed(lambda: cluster.kill(victims))  # noqa: B023 (called at once)
             assert only(report)["OUTCOME"] == "already gone"
-            assert spent < DEADLINE + 1
+            assert spent < DEADLINE + 1 + OTHER_WORK
         assert kills(every_statement) == []
 
 

@@ -17,7 +17,7 @@ from tests.clients import LONG_SELECT, Client
 from tests.test_kill_identity import kills
 from tidb_magic import KillReport
 from tidb_magic.errors import ConnectionIdError
-from tidb_magic.lines import FILTERS, flat, kill_cell, kill_parser, kill_words
+from tidb_magic.lines import FILTERS, Parser, connect_parser, flat, kill_cell, kill_parser, kill_words, ps_parser
 from tidb_magic.playground import Playground
 from tidb_magic.sources import targets
 
@@ -194,6 +194,46 @@ def test_options_are_not_abbreviated(
     connected.user_ns["rows"] = pd.DataFrame({"ID": [idle.id]})
     assert "unrecognized arguments: --" in refused(lambda: kill(connected, line.replace("@", str(idle.id))))
     assert kills(every_statement) == []
+
+
+PARSERS = [ps_parser(), kill_parser(), connect_parser()]
+
+
+@pytest.mark.parametrize(
+    ("parser", "line", "says"),
+    [
+        (ps_parser(), "--idl", "--idl. Did you mean --idle? %tidb_ps? shows"),
+        (ps_parser(), "--usr=ann --idle", "--usr=ann. Did you mean --user? %tidb_ps? shows"),
+        (ps_parser(), "-idle", "-idle. Did you mean --idle? %tidb_ps? shows"),
+        (ps_parser(), "--IDLE", "--IDLE. Did you mean --idle? %tidb_ps? shows"),
+        (ps_parser(), "--lock --instnaces --lock", "Did you mean --locks and --instances? %tidb_ps? shows"),
+        (kill_parser(), "5 --dryrun", "--dryrun. Did you mean --dry-run? %tidb_kill? shows"),
+        (kill_parser(), "--max_victims 3 5", "--max_victims. Did you mean --max-victims? %tidb_kill? shows"),
+        (connect_parser(), "prod --clos", "--clos. Did you mean --close? %tidb_connect? shows"),
+        (
+            connect_parser(),
+            "a mysql://joe:planted-s3cret@b --aliass",
+            "mysql://...@b --aliass. Did you mean --alias? %tidb_connect? shows",
+        ),
+        (connect_parser(), "prod --aliass=joe:planted-s3cret@b", "Did you mean --alias? %tidb_connect? shows"),
+        (ps_parser(), "everything", "everything. %tidb_ps? shows"),
+        (ps_parser(), "--sorting-order", "--sorting-order. %tidb_ps? shows"),
+        (kill_parser(), "5 --sort", "--sort. %tidb_kill? shows"),  # and not --host
+        (kill_parser(), "5 -y", "-y. %tidb_kill? shows"),
+    ],
+)
+def test_an_unknown_option_names_the_nearest_one_if_one_is_near(parser: Parser, line: str, says: str) -> None:
+    with pytest.raises(UsageError) as error:
+        parser.parse(line)
+    assert "unrecognized arguments: " in str(error.value)
+    assert says in str(error.value)
+
+
+@pytest.mark.parametrize("parser", PARSERS, ids=lambda parser: parser.prog)
+def test_an_option_with_a_slip_names_itself(parser: Parser) -> None:
+    for option in parser.options:
+        with pytest.raises(UsageError, match=rf"Did you mean {option}\?"):
+            parser.parse(f"{option}x")
 
 
 @pytest.mark.parametrize("yes", ["", " --yes"])

@@ -34,7 +34,7 @@ def test_a_url_gives_back_what_was_put_in(user: str, password: str, port: int) -
         f"mysql://root:{PLANTED}@db:port",
         f"mysql://root:{PLANTED}@db:99999",
         f"mysql://root:{PLANTED}@[::1",
-        f"mysql://root:{PLANTED}@db/shop?charset=latin1",
+        f"mysql://root:{PLANTED}@db/shop?unix_socket=/tmp/tidb.sock",
         f"mysql://root:{PLANTED}/4000@db#x",
     ],
 )

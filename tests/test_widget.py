@@ -5,6 +5,7 @@ import pickle
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from tidb_magic import Cluster, ProcessList, widget
 from tidb_magic.playground import Playground
 from tidb_magic.widget import BUSY, Busy, SessionTable, Settings
 
-SETTINGS = Settings(deadline=3.0, max_victims=50)
+SETTINGS = Settings(deadline=3.0, max_victims=50, timeout=10.0, interval=2.0)
 
 
 class Browser:
@@ -151,7 +152,7 @@ def test_more_than_max_victims_are_refused_before_anybody_confirms(
 ) -> None:
     with Client(playground, 2) as other:
         running(other.start(LONG_SELECT.format("other")))
-        table = SessionTable(cluster.processlist(), Settings(deadline=3.0, max_victims=1))
+        table = SessionTable(cluster.processlist(), replace(SETTINGS, max_victims=1))
         browser = Browser(table, monkeypatch)
         sessions = [[one.instance, str(one.id)] for one in (victim, other)]
         browser.say("plan", ask="1", version=1, sessions=sessions, query=True)
@@ -314,7 +315,7 @@ def test_when_the_cluster_does_not_answer_it_says_so_and_goes_on_afterwards(
     healed: Playground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with tidb_magic.connect(healed.url(0)) as cluster:
-        table = SessionTable(cluster.processlist(), Settings(deadline=0.5, max_victims=50), live=0.05)
+        table = SessionTable(cluster.processlist(), replace(SETTINGS, deadline=0.5), live=0.05)
         eventually(lambda: table.snapshot["version"] > 1)
         for at in range(3):
             healed.freeze(at)

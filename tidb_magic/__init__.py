@@ -60,15 +60,20 @@ def __getattr__(name: str) -> Any:
 
 def load_ipython_extension(ipython: "InteractiveShell") -> None:
     """Register the magics."""
+    from tidb_magic import completion
     from tidb_magic.magics import TidbMagics
 
     magics = TidbMagics(ipython)
     ipython.register_magics(magics)
     magics.show_with(ipython)
+    completion.install(ipython, magics)
 
 
 def unload_ipython_extension(ipython: "InteractiveShell") -> None:
     """Close what is connected and take the magics away."""
+    from tidb_magic import completion
+
+    completion.remove(ipython)
     magics = ipython.magics_manager.registry.pop("TidbMagics", None)
     if magics is None:
         return

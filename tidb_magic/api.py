@@ -16,19 +16,21 @@ import pandas as pd
 
 from tidb_magic.aftermath import behind, follow, still_blocking
 from tidb_magic.audit import Audit
-from tidb_magic.errors import AuthenticationError, Interrupted, OptionError
+from tidb_magic.errors import AuthenticationError, Interrupted, OptionError, TidbMagicError
 from tidb_magic.filters import Filters
+from tidb_magic.frames import counted
 from tidb_magic.groups import MAX_VICTIMS, TIMEOUT, How
 from tidb_magic.kill import kill
 from tidb_magic.link import Link
 from tidb_magic.lockforest import LockForest
 from tidb_magic.locks import locks
+from tidb_magic.logins import find, with_keyring
 from tidb_magic.processlist import ProcessList
 from tidb_magic.reading import LIMIT, count_by, count_waiting, list_instances, read
 from tidb_magic.reports import History, KillReport, history
 from tidb_magic.routing import Direct
 from tidb_magic.sessions import DEADLINE
-from tidb_magic.settings import Secret, Settings, parse_url, seconds
+from tidb_magic.settings import Secret, Settings, seconds
 from tidb_magic.snapshot import Rights
 from tidb_magic.sources import Victims, matching, targets
 from tidb_magic.views import InstanceList, SessionCounts
@@ -313,30 +315,78 @@ class Cluster:
         """Close the connection."""
         self.close()
 
+    @property
+    def state(self) -> Mapping[str, object]:
+        """What is connected, by the names of the columns of ``%tidb_connect --list``. Asks nobody."""
+        link, able = self._link, self._link.capabilities
+        return {
+            "ADDRESS": link.settings.address,
+            "SOURCE": link.settings.source,
+            "VERSION": link.version,
+            "INSTANCES": len(link.roll.instances),
+            "GLOBAL_KILL": able.global_kill,
+            "SEES": "all" if able.see_others else "own",
+            "MAY_END": "all" if able.kill_others else "own",
+            "TLS": link.tls,
+            "CAUTIONS": "; ".join(_cautions(link)),
+        }
+
     def __repr__(self) -> str:
         """Return address, version and what matters for a KILL; no secrets."""
-        able = self._link.capabilities
-        states = {True: "on", False: "off", None: "unknown"}
+        if self.closed:
+            return f"<Cluster {self.address}: closed>"
+        state = self.state
+        source = f" from {state['SOURCE']}" if state["SOURCE"] else ""
+        global_kill = {True: "on", False: "off", None: "unknown"}[self._link.capabilities.global_kill]
         parts = [
-            f"{self._link.settings.address}: TiDB {self._link.version}",
-            f"global kill {states[able.global_kill]}",
-            f"sees {'all' if able.see_others else 'own'} sessions",
-            f"may end {'all' if able.kill_others else 'own'} sessions",
+            f"{self.address}{source}: TiDB {state['VERSION']}",
+            counted(len(self._link.roll.instances), "instance"),
+            f"global kill {global_kill}",
+            f"sees {state['SEES']} sessions",
+            f"may end {state['MAY_END']} sessions",
+            *([str(state["TLS"])] if state["TLS"] != "no TLS" else []),
+            *(f"caution: {caution}" for caution in _cautions(self._link)),
         ]
-        if able.compatible_kill_query:
-            parts.append("caution: compatible-kill-query is on")
         return f"<Cluster {', '.join(parts)}>"
 
 
-def connect(url: str | Settings, *, password: str | None = None, direct: str = Direct.AUTO) -> Cluster:
+def _cautions(link: Link) -> list[str]:
+    found = []
+    if link.capabilities.compatible_kill_query:
+        found.append("compatible-kill-query is on")
+    if link.silent:
+        found.append(f"no answer from {', '.join(link.silent)}")
+    return found
+
+
+def connect(  # noqa: PLR0913 (where, and how)
+    target: object = None,
+    *,
+    password: str | None = None,
+    section: str | None = None,
+    defaults_file: str | None = None,
+    ssl_ca: str | None = None,
+    direct: str = Direct.AUTO,
+) -> Cluster:
     """Connect to a TiDB cluster.
 
     Parameters
     ----------
-    url
-        ``mysql://user@host:4000/database``, or Settings.
+    target
+        A URL: ``mysql://user@host:4000/database``, with ``?ssl_ca=PATH`` and the other options of TLS; or ``sql``, the
+        current connection of jupysql; ``playground``; an engine, connection or URL of SQLAlchemy; a connection of
+        PyMySQL, whose settings are taken; a Cluster; or Settings. Without any: the group [tidb_magic] of ``~/.my.cnf``,
+        then the variables TIDB_MAGIC_URL, DATABASE_URL, and TIDB_HOST with TIDB_PORT, TIDB_USER, TIDB_PASSWORD,
+        TIDB_DB_NAME and CA_PATH, of the environment or a ``.env``.
     password
-        If None and the URL holds none: the empty password is tried, then the person is asked if one is there.
+        If None and there is none in the target or in the keyring (service tidb_magic, user ``user@host:port``): the
+        empty password is tried, then the person is asked if one is there.
+    section
+        A section of jupysql's connections file; with `defaults_file` a group of that.
+    defaults_file
+        A MySQL option file: its groups [client] and [tidb_magic].
+    ssl_ca
+        A file with the CA of the server's certificate: TLS, verified.
     direct
         Whether to connect to the addresses that the instances advertise, to read them by themselves while another is
         silent: ``auto`` (not to a loopback address of another machine), ``always`` or ``never``. Without it the given
@@ -344,24 +394,33 @@ def connect(url: str | Settings, *, password: str | None = None, direct: str = D
 
     Raises
     ------
-    OptionError, SettingsError, AuthenticationError, NotTidbError, ConnectError
+    OptionError, SettingsError, NotConnectedError
+        There is nothing to connect to, or it cannot be read.
+    AuthenticationError, TlsError, NotTidbError, ConnectError
     Interrupted
     """
     if direct not in list(Direct):
         raise OptionError(f"direct is {', '.join(Direct)}, not {direct!r}.")
-    typed = isinstance(url, str)
-    settings = parse_url(url) if isinstance(url, str) else url
+    if isinstance(target, Cluster):
+        target = target._link.settings  # noqa: SLF001 (of this module)
+    with _interruptible():
+        found = find(target, section=section, defaults_file=defaults_file, ssl_ca=ssl_ca)
+    typed = isinstance(target, str) and "://" in target
+    del target  # a traceback with locals must not show it
+    if isinstance(found, TidbMagicError):
+        del password
+        raise found
     if password is not None:
-        settings = replace(settings, password=Secret(password))
-    elif typed and settings.password is not None:
+        found = replace(found, password=Secret(password))
+    elif typed and found.password is not None:
         warnings.warn(
             "The password in the URL stays in this notebook and in the history. Leave it out: you will be asked.",
             PasswordInUrlWarning,
             stacklevel=1,  # a higher one would print the line with the password
         )
-    del url, password  # a traceback with locals must not show them
+    del password
     with _interruptible():
-        return Cluster(_link(settings, Direct(direct)))
+        return Cluster(_link(found if found.password is not None else with_keyring(found), Direct(direct)))
 
 
 def _link(settings: Settings, direct: Direct) -> Link:
@@ -378,7 +437,7 @@ def _link(settings: Settings, direct: Direct) -> Link:
         secret = None
     if secret is None:
         raise AuthenticationError(
-            f"{settings.address} wants a password and nobody is here to be asked."
+            f"{settings.named} wants a password and nobody is here to be asked."
             " Pass it as connect(url, password=...), from a variable of the environment for example."
         ) from refused
     return Link(replace(settings, password=secret), direct)

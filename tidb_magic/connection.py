@@ -9,10 +9,21 @@ from typing import NoReturn, Self
 from weakref import WeakSet
 
 import pymysql
-from pymysql.constants import CR, ER
 
 from tidb_magic.connection_id import ConnectionId
-from tidb_magic.driver import Deadline, Driver, Result, bare, force_close, open_driver, own_hosts, peer, time_left, wake
+from tidb_magic.driver import (
+    Deadline,
+    Driver,
+    Result,
+    encrypted,
+    force_close,
+    lost,
+    open_driver,
+    own_hosts,
+    peer,
+    time_left,
+    wake,
+)
 from tidb_magic.errors import (
     BusyError,
     ClosedError,
@@ -25,11 +36,11 @@ from tidb_magic.errors import (
 from tidb_magic.queries import query
 from tidb_magic.render import first_line
 from tidb_magic.settings import Settings
+from tidb_magic.tls import verifies
+from tidb_magic.troubles import bare, statement_error
 
 CONNECT_TIMEOUT = 10.0  # seconds
 _CLEANUP = 1.0  # seconds for each step of ending a statement that we do not wait for any more
-
-_PASSED_DEADLINE = (3024, ER.QUERY_INTERRUPTED)
 
 
 class Connection:
@@ -38,7 +49,8 @@ class Connection:
     `id` is what ``SELECT CONNECTION_ID()`` said: the handshake has 32 bits only. `token` is in a comment of every
     statement, so that a statement of ours is known wherever it is seen, and in `alias`, its SESSION_ALIAS where there
     is one. `instance` is where it is, by INSTANCE of the process list, and `columns` what that list has there, both
-    once they are known; `proven` is where the cluster's list was seen to have it.
+    once they are known; `proven` is where the cluster's list was seen to have it. `tls`
+    is ``TLS verified``, ``TLS not verified`` or ``no TLS``.
 
     Raises
     ------
@@ -58,6 +70,8 @@ class Connection:
         self.columns: Mapping[str, str] = {}
         self._lock = threading.Lock()
         self._driver = open_driver(settings, within)
+        verified = "TLS verified" if verifies(settings.tls) else "TLS not verified"
+        self.tls = verified if encrypted(self._driver) else "no TLS"
         try:
             identity = self.query(query("identify"), deadline=time_left(give_up))
         except BaseException as error:
@@ -77,8 +91,13 @@ class Connection:
 
     @property
     def open(self) -> bool:
-        """Whether it can still be used."""
-        return self._driver.open
+        """Whether it can still be used, as far as that is known without asking the server."""
+        if not self._driver.open or not self._lock.acquire(blocking=False):
+            return self._driver.open
+        try:
+            return not lost(self._driver)
+        finally:
+            self._lock.release()
 
     @property
     def busy(self) -> bool:
@@ -155,20 +174,15 @@ class Connection:
         return self._driver.ask(sql, args)
 
     def _fail(self, error: pymysql.Error, limit: Deadline, *, leave: bool) -> NoReturn:
-        code = error.args[0] if error.args and isinstance(error.args[0], int) else 0
-        message = first_line(error.args[-1] if error.args else error)
         cause = bare(error)
-        address = self.settings.address
         if limit.passed:
-            said = f"{address} did not answer within {limit.seconds:.3g} s."
+            said = f"{self.settings.address} did not answer within {limit.seconds:.3g} s."
             force_close(self._driver)
             raise DeadlineError(said if leave else f"{said} {self._abandon()}") from cause
-        if not self._driver.open or code in (0, CR.CR_SERVER_GONE_ERROR, CR.CR_SERVER_LOST):
+        problem = statement_error(self.settings, error, lost=not self._driver.open)
+        if isinstance(problem, ConnectError):
             self.close()
-            raise ConnectError(f"{address} ended the connection ({message}). The next call opens a new one.") from cause
-        if code in _PASSED_DEADLINE or message.startswith(("context canceled", "context deadline exceeded")):
-            raise DeadlineError(f"{address} gave up by its deadline ({message}). Nothing is left running.") from cause
-        raise ServerError(f"{message} (error {code})", code) from cause
+        raise problem from cause
 
     def _abandon(self) -> str:
         """Drop the connection and end its statement on the server; say what was achieved."""

@@ -1,6 +1,7 @@
 """PyMySQL as we need it: any bytes as text, a deadline for the whole, rows read fast, no password in a traceback."""
 
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -18,9 +19,10 @@ from pymysql.constants import CR, ER, FIELD_TYPE
 from pymysql.converters import encoders
 
 from tidb_magic.deadlines import WATCHDOG, Watch
-from tidb_magic.errors import AuthenticationError, ConnectError, Interrupted
-from tidb_magic.render import first_line
+from tidb_magic.errors import Interrupted
 from tidb_magic.settings import Secret, Settings
+from tidb_magic.tls import verifies
+from tidb_magic.troubles import UnsafeError, bare, connect_error
 
 _INTEGERS = (
     FIELD_TYPE.TINY,
@@ -30,6 +32,7 @@ _INTEGERS = (
     FIELD_TYPE.LONGLONG,
 )
 _FLOATS = (FIELD_TYPE.FLOAT, FIELD_TYPE.DOUBLE)
+_CLEAR = (b"mysql_clear_password", b"tidb_auth_token", b"dialog")  # these hand the password, or a token, over as it is
 _CHALLENGED = b"mysql_native_password"  # the one way in that answers a challenge and never hands the password over
 LEAST = 0.05  # seconds that anything gets, however late it is
 _HEADER = struct.Struct("<I")  # of a packet: 3 bytes length, 1 byte number
@@ -70,9 +73,13 @@ else:
 
 
 class Driver(_Connection):
-    """A connection of PyMySQL that is asked by `ask`. If `guarded`, no server gets its password that could read it."""
+    """A connection of PyMySQL that is asked by `ask`. If `guarded`, no server gets its password that could read it.
+
+    As clear text it goes only through TLS that was asked for: what a server merely offers can be anybody's.
+    """
 
     guarded = False
+    asked_tls = False
     _result: Any
 
     def ask(self, sql: str, args: Mapping[str, object] | None = None) -> Result:
@@ -97,7 +104,13 @@ class Driver(_Connection):
     def _process_auth(self, plugin_name: bytes, *args: Any) -> Any:
         if self.guarded and plugin_name != _CHALLENGED:
             how = plugin_name.decode(errors="backslashreplace")
-            raise _UnsafeError(0, f"{how} would hand the password to an unverified server")
+            raise UnsafeError(0, f"{how} would hand the password to an unverified server")
+        if plugin_name in _CLEAR:
+            if not self.asked_tls:
+                how = plugin_name.decode()
+                raise UnsafeError(0, f"{how} hands the password over as clear text: ask for TLS with --ssl-ca PATH")
+            if plugin_name == b"tidb_auth_token":  # a token in the place of a password
+                plugin_name = b"mysql_clear_password"
         return super()._process_auth(plugin_name, *args)  # type: ignore[misc]
 
     def _read_query_result(self, unbuffered: bool = False) -> Any:  # noqa: ARG002, FBT001, FBT002 (PyMySQL's signature)
@@ -229,10 +242,6 @@ def hint(deadline: float) -> int:
     return max(1, round(deadline * 1000))
 
 
-class _UnsafeError(pymysql.OperationalError):
-    """The server asked for the password in a way that would let it read it."""
-
-
 def peer(driver: Driver) -> str | None:
     """Return the IP address that a connection leads to."""
     with suppress(OSError):
@@ -256,6 +265,32 @@ def _host(driver: Driver) -> str | None:
         address: tuple[Any, ...] = driver._sock.getsockname()  # type: ignore[attr-defined]  # noqa: SLF001
         return f"{address[0]}:{address[1]}"
     return None
+
+
+def encrypted(driver: Driver) -> bool:
+    """Tell whether a connection uses TLS."""
+    return isinstance(driver._sock, ssl.SSLSocket)  # type: ignore[attr-defined]  # noqa: SLF001
+
+
+def lost(driver: Driver) -> bool:
+    """Tell whether the other side has ended an idle connection. Sends nothing."""
+    sock = driver._sock  # type: ignore[attr-defined]  # noqa: SLF001 (the driver would ask the server)
+    if sock is None:
+        return True
+    try:  # below TLS, where a goodbye is data, too; between two statements there is none
+        socket.socket.recv(sock, 1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _keep_alive(driver: Driver) -> None:
+    """Have the system find out within two minutes that the other side is gone, and balancers see that we are here."""
+    for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPALIVE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4)):
+        if hasattr(socket, name):  # macOS has the second in the place of the first
+            driver._sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)  # type: ignore[attr-defined]  # noqa: SLF001
 
 
 def wake(driver: Driver) -> None:
@@ -285,6 +320,7 @@ def open_driver(settings: Settings, timeout: float) -> Driver:
             user=settings.user,
             password=(settings.password or Secret("")).reveal(),
             database=settings.database,
+            ssl=settings.tls,  # as it is; without it TLS is used if the server offers it
             charset="utf8mb4",
             use_unicode=False,
             conv=encoders,  # type: ignore[arg-type]  # what is read is converted by _Answer
@@ -298,42 +334,26 @@ def open_driver(settings: Settings, timeout: float) -> Driver:
         with _OPENING:
             _DRIVERS.add(driver)
         limit = Deadline(driver, timeout)
-        driver.guarded = bool(settings.password) and not settings.trusted
+        driver.guarded = bool(settings.password) and not (settings.trusted or verifies(settings.tls))
+        driver.asked_tls = settings.tls is not None
         with limit:
             driver.connect()
     except KeyboardInterrupt:
         problem = Interrupted("Not connected.")
     except Exception as error:  # noqa: BLE001 (whatever it is, its traceback holds the password)
-        problem = _connect_error(settings, silence if limit and limit.passed else error)
+        problem = connect_error(settings, silence if limit and limit.passed else error)
         problem.__cause__ = bare(error)
     else:
         if not limit.passed:
             # From here on each statement has a deadline of its own, and may take longer than that.
             driver._read_timeout = driver._write_timeout = None  # type: ignore[attr-defined]  # noqa: SLF001
             driver.password = b""
+            _keep_alive(driver)
             return driver
-        problem = _connect_error(settings, silence)
+        problem = connect_error(settings, silence)
     raise problem
 
 
 def force_close(driver: Driver) -> None:
     """Drop the connection without a goodbye, which could wait."""
     driver._force_close()  # type: ignore[attr-defined]  # noqa: SLF001
-
-
-def bare(error: BaseException) -> BaseException:
-    """Cut the traceback off: the driver's frames hold the password."""
-    error.__context__ = None
-    return error.with_traceback(None)
-
-
-def _connect_error(settings: Settings, error: Exception) -> ConnectError:
-    code = error.args[0] if error.args else None
-    message = first_line(error.args[-1] if error.args else error)
-    if isinstance(error, _UnsafeError):
-        return AuthenticationError(f"Not logged in to {settings.address}: {message}.")
-    if code in (ER.ACCESS_DENIED_ERROR, ER.DBACCESS_DENIED_ERROR):
-        return AuthenticationError(f"{settings.address} refused the user or the password ({message}).")
-    if code == ER.BAD_DB_ERROR:
-        return ConnectError(f"There is no such database at {settings.address} ({message}).")
-    return ConnectError(f"Cannot reach {settings.address} ({message}). Is it up, and are host and port right?")

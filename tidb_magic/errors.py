@@ -10,7 +10,7 @@ class TidbMagicError(Exception):
 
 
 class SettingsError(TidbMagicError):
-    """You gave a URL that does not say where and how to connect."""
+    """What you gave does not say where and how to connect, or cannot be read."""
 
 
 class OptionError(TidbMagicError):
@@ -23,6 +23,10 @@ class ConnectError(TidbMagicError):
 
 class AuthenticationError(ConnectError):
     """The server refused this user and password."""
+
+
+class TlsError(ConnectError):
+    """The connection is not as safe as you, or the server, wants it."""
 
 
 class NotTidbError(ConnectError):
@@ -39,6 +43,10 @@ class ServerError(TidbMagicError):
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
         self.code = code
+
+
+class RightsError(ServerError):
+    """Your user may not do that."""
 
 
 class DeadlineError(TidbMagicError):

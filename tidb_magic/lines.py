@@ -5,6 +5,7 @@ import ast
 import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from functools import cache
 from typing import Any, NoReturn
 
@@ -14,7 +15,8 @@ from tidb_magic.errors import KillSyntaxError, OptionError
 from tidb_magic.grammar import KillStatement, parse_kill, parse_kills
 from tidb_magic.settings import seconds
 
-LIVE = 2.0  # seconds between two readings
+LIVE = 0.0  # --live without a number: as %config TidbMagics.live_interval has it
+PLACES = ("sql", "playground")  # words with a meaning of their own to %tidb_connect
 FILTERS = ("user", "host", "db", "instance", "command", "match", "where")
 _EXPANDED = "\ue000"  # private use: stands for what {...} gave, followed by its number
 _WORD = re.compile(r"\s*((?:[^\s'\"\\]|\\.|'[^']*'|\"(?:[^\"\\]|\\.)*\")+|['\"\\])", re.DOTALL)
@@ -28,6 +30,11 @@ def usage_error(magic: str, message: str) -> UsageError:
 
 class Parser(argparse.ArgumentParser):
     """Options as in a shell. A wrong one is IPython's UsageError, which names the help of the magic."""
+
+    @property
+    def options(self) -> dict[str, argparse.Action]:
+        """The options by how they are typed."""
+        return {text: action for action in self._actions for text in action.option_strings}
 
     def error(self, message: str) -> NoReturn:
         """Raise UsageError."""
@@ -47,7 +54,17 @@ class Parser(argparse.ArgumentParser):
             words = shlex.split(line.strip().removesuffix(";"))
         except ValueError as error:
             self.error(f"{error} (quotes as in a shell)".lower())
-        return self.parse_intermixed_args(words)
+        options, unknown = self.parse_known_intermixed_args(words)
+        if unknown:
+            raise usage_error(self.prog, f"unrecognized arguments: {' '.join(unknown)}.{self._instead(unknown)}")
+        return options
+
+    def _instead(self, unknown: Iterable[str]) -> str:
+        """Return a question with the nearest options, if there are any that are near."""
+        names = {text.strip("-"): text for text in self.options}
+        typed = (word.partition("=")[0].strip("-").lower() for word in unknown if word.startswith("-"))
+        near = dict.fromkeys(names[name] for word in typed for name in get_close_matches(word, names, n=1))
+        return f" Did you mean {' and '.join(near)}?" if near else ""
 
     def expand(self, line: str, evaluate: Callable[[str], Any]) -> tuple[str, list[Any]]:
         """Put a placeholder where ``{...}`` stands for an id, and return what it gives; leave the values of options.
@@ -57,7 +74,7 @@ class Parser(argparse.ArgumentParser):
         """
         if _EXPANDED in line:
             self.error(f"expected connection ids (digits only), found {_EXPANDED!r}")
-        options = {text for action in self._actions if action.nargs is None for text in action.option_strings}
+        options = {text for text, action in self.options.items() if action.nargs is None}
         values: list[Any] = []
         done, at, before = "", 0, ""
         while word := _WORD.match(line, at):
@@ -144,6 +161,31 @@ def kill_parser() -> Parser:
     for option in ("dry-run", "yes", "force"):
         made.add_argument(f"--{option}", action="store_true")
     return made
+
+
+@cache
+def connect_parser() -> Parser:
+    """Return the parser of %tidb_connect."""
+    made = parser("tidb_connect")
+    made.add_argument("target", nargs="?")
+    made.add_argument("--alias", type=_alias)
+    for option in ("section", "defaults-file", "ssl-ca"):
+        made.add_argument(f"--{option}", type=_something)
+    for option in ("list", "close"):
+        made.add_argument(f"--{option}", action="store_true")
+    return made
+
+
+def _something(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty")
+    return text
+
+
+def _alias(text: str) -> str:
+    if not re.fullmatch(r"[\w-]+", text) or text in PLACES:
+        raise argparse.ArgumentTypeError(f"letters, digits, - and _, and neither {' nor '.join(PLACES)}; not {text!r}")
+    return text
 
 
 def _seconds(text: str) -> float:

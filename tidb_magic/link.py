@@ -100,6 +100,11 @@ class Link:
         """TiDB's version, as ``v8.5.6``, on the instance of the last connection."""
         return self._main.version
 
+    @property
+    def tls(self) -> str:
+        """How safe the last connection is, see `Connection.tls`."""
+        return self._main.tls
+
     def close(self) -> None:
         """Close all connections and end the thread that looks after silent instances."""
         self._closed.set()

@@ -9,7 +9,7 @@ import pandas as pd
 from tidb_magic.forest import Branch
 from tidb_magic.frames import counted
 from tidb_magic.processlist import TEXT, ProcessList
-from tidb_magic.render import Seconds, html_table, text_table
+from tidb_magic.render import Seconds, html_table, lock, statement, text_table
 from tidb_magic.sessions import Session, Transaction
 
 LOCK, METADATA_LOCK, DDL_QUEUE = "lock", "metadata lock", "DDL queue"  # kinds of waits
@@ -87,7 +87,7 @@ class Standing:
     @property
     def holds(self) -> str:
         """What others wait for, and since when at least."""
-        longest = {wait.what: wait.seconds for wait in reversed(self.held)}  # the longest come first
+        longest = {lock(wait.what): wait.seconds for wait in reversed(self.held)}  # the longest come first
         return "; ".join(
             what if seconds is None else f"{what} (≥ {Seconds(seconds)})" for what, seconds in longest.items()
         )
@@ -208,7 +208,7 @@ class LockForest:
     def _resolved(self) -> list[list[object]]:
         groups = list(self.deadlocks.groupby(["OCCUR_TIME", "INSTANCE", "DEADLOCK_ID"]))[-_DEADLOCKS_SHOWN:]
         return [
-            [f"{moment:%Y-%m-%d %H:%M:%S} UTC", instance, len(rows), "; ".join(rows["LOCK"])]
+            [f"{moment:%Y-%m-%d %H:%M:%S} UTC", instance, len(rows), "; ".join(map(lock, rows["LOCK"]))]
             for (moment, instance, _), rows in reversed(groups)
         ]
 
@@ -229,7 +229,7 @@ def _trees(depths: Sequence[int]) -> list[str]:
 
 def _row(tree: str, standing: Standing) -> list[object]:
     branch, session, transaction = standing.branch, standing.session, standing.transaction
-    waits = [wait.what for wait in standing.waits[:1]]
+    waits = [lock(wait.what) for wait in standing.waits[:1]]
     if standing.seconds is not None:
         waits = [f"{Seconds(standing.seconds)} for {wait}" for wait in waits]
     if standing.waiting and not standing.waits:
@@ -257,7 +257,7 @@ def _name(somebody: Somebody) -> str:
 
 
 def _does(session: Session) -> str:
-    return (session.info or "") if session.runs else f"idle for {Seconds(session.time)}"
+    return statement(session.info) if session.runs else f"idle for {Seconds(session.time)}"
 
 
 def _with_locks(frame: ProcessList, standings: Iterable[Standing]) -> ProcessList:

@@ -6,9 +6,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from IPython.core.error import UsageError
 from IPython.core.magic import (
-    Magics,
     cell_magic,
     line_magic,
     magics_class,
@@ -16,21 +14,33 @@ from IPython.core.magic import (
     no_var_expand,
     output_can_be_silenced,
 )
-from traitlets import Bool, Enum, Float, Int, Unicode, observe
+from traitlets import observe
 
-from tidb_magic.errors import Interrupted, NotConnectedError, OptionError, TidbMagicError
-from tidb_magic.lines import FILTERS, Parser, flat, kill_cell, kill_parser, kill_words, parser, ps_parser, usage_error
+from tidb_magic.errors import NotConnectedError, OptionError
+from tidb_magic.lines import (
+    FILTERS,
+    LIVE,
+    Parser,
+    connect_parser,
+    flat,
+    kill_cell,
+    kill_parser,
+    kill_words,
+    ps_parser,
+    usage_error,
+)
+from tidb_magic.preferences import Preferences
 
 if TYPE_CHECKING:
     from tidb_magic.api import Cluster
+    from tidb_magic.connected import Connected
     from tidb_magic.lockforest import LockForest
     from tidb_magic.processlist import ProcessList
     from tidb_magic.reports import History, KillReport
-    from tidb_magic.views import InstanceList, SessionCounts
+    from tidb_magic.views import ConnectionList, InstanceList, SessionCounts
     from tidb_magic.widget import SessionTable
     from tidb_magic.widget import Settings as WidgetSettings
 
-PLAYGROUND = "playground"
 _VARIABLE = re.compile(r"\$\w+|\{.*\}")
 _FILTERS = {*FILTERS, "min_time", "idle"}
 # What shows itself as a table with Kill buttons.
@@ -45,68 +55,95 @@ _NOT_WITH = {
 
 
 @magics_class
-class TidbMagics(Magics):
+class TidbMagics(Preferences):
     """%tidb_connect, %tidb_ps and %tidb_kill."""
 
-    deadline = Float(
-        3.0,
-        min=0.1,
-        max=86_400,
-        help="Seconds that the cluster's own list gets, after that each instance is read by itself; and that a kill"
-        " gets before it is sent.",
-    ).tag(config=True)
-    max_victims = Int(50, min=1, help="More sessions than that are not killed at once, only planned.").tag(config=True)
-    audit_file = Unicode("", help="A file that gets a line of JSON for every KILL, plan and outcome.").tag(config=True)
-    audit_sql = Bool(False, help="Whether the audit file gets the statements of the sessions too.").tag(config=True)  # noqa: FBT003 (traitlets)
-    direct = Enum(
-        ["auto", "always", "never"],
-        "auto",
-        help="Whether to connect to the addresses that the instances advertise: auto, always or never.",
-    ).tag(config=True)
-
     def __init__(self, shell: Any) -> None:
+        self._open: Connected | None = None  # made when it is needed: it imports pandas
+        self.seen: ProcessList | None = None  # what Tab completes from
         super().__init__(shell)
-        self.cluster: Cluster | None = None
+
+    @property
+    def cluster(self) -> "Cluster | None":
+        """The cluster that is current."""
+        return self._open.current if self._open else None
+
+    @property
+    def clusters(self) -> "Mapping[str, Cluster]":
+        """What is connected, by alias."""
+        return self._open.clusters if self._open else {}
 
     @no_var_expand
     @output_can_be_silenced
+    @needs_local_scope
     @line_magic
-    def tidb_connect(self, line: str) -> "Cluster":
+    def tidb_connect(self, line: str, local_ns: dict[str, Any] | None = None) -> "Cluster | ConnectionList":
         """Connect to a TiDB cluster.
 
-            %tidb_connect [URL | playground]
+            %tidb_connect [URL | ALIAS | VARIABLE | sql | playground] [--alias NAME] [--ssl-ca PATH]
+            %tidb_connect --section NAME | --defaults-file PATH
+            %tidb_connect [--list]
+            %tidb_connect [ALIAS] --close
 
-        URL         mysql://user@host:4000/database. Leave the password out: you are asked for it if one is needed.
-        playground  a real three-instance TiDB cluster on this machine with a small crowd of users; one is started
-                    if none runs, and built the first time (about 6 minutes).
+        Where to, the first that applies:
 
-        Without a word it returns the cluster that is connected. A new connection replaces it. Returns a Cluster.
+        URL            mysql://user@host:4000/database, or mysql+pymysql://. Leave the password out.
+        ALIAS          what --alias called a connection that is open
+        VARIABLE       holds a URL; an engine, connection or URL of SQLAlchemy, or a connection of PyMySQL, whose
+                       settings are taken for a connection of our own; or a Cluster
+        sql            the current connection of jupysql
+        playground     a real three-instance TiDB cluster on this machine with a small crowd of users; one is started
+                       if none runs, and built the first time (about 6 minutes)
+        --section      a section of jupysql's connections.ini; with --defaults-file a group of that file
+        --defaults-file  a MySQL option file: its groups [client] and [tidb_magic]
+        without any    the group [tidb_magic] of ~/.my.cnf, with [client]; then the variables TIDB_MAGIC_URL,
+                       DATABASE_URL, and TIDB_HOST (with TIDB_PORT, TIDB_USER, TIDB_PASSWORD, TIDB_DB_NAME, CA_PATH), of
+                       the environment, then of a .env in this folder or above
+
+        Password: from there; else from the keyring, if the package keyring is installed (service tidb_magic, user
+        user@host:port); else the empty one is tried, and then you are asked.
+
+        TLS, always verified where it is asked for: by --ssl-ca, by ?ssl_ca=PATH or ?ssl_mode=REQUIRED in the URL, by
+        what the source says, and for *.tidbcloud.com. Else it is used if the server offers it, unverified.
+
+        --alias NAME   keep it besides others, under this name; a connection without a name replaces the last such one
+        --ssl-ca PATH  the CA of the server's certificate
+        --list         what is connected; without a word the current Cluster is returned
+        --close        close it, with its tables and threads
+
+        Returns a Cluster; with --list a ConnectionList, a DataFrame.
 
             %tidb_connect mysql://analyst@db.example.com:4000
+            %tidb_connect engine --alias prod
+            %tidb_connect prod
+            %tidb_connect --defaults-file ~/.my.cnf
             %tidb_connect playground
         """
-        reader = parser("tidb_connect")
-        reader.add_argument("target", nargs="?")
+        reader = connect_parser()
         options = reader.parse(line)
-        del line  # it can hold a password, which no traceback may show
-        if options.target is None:
-            return self._connected()
-        if _VARIABLE.fullmatch(options.target):
-            reader.error("Variables are not expanded here: type the URL")
-        from tidb_magic.api import connect
+        variable = self._names(local_ns).__getitem__
+        del line, local_ns  # they can hold passwords, which no traceback may show
+        alone = {name for name, value in vars(options).items() if value}
+        if (options.list and alone != {"list"}) or (options.close and not alone <= {"close", "target"}):
+            reader.error("--list stands alone, and --close with an alias or alone")
+        if _VARIABLE.fullmatch(options.target or ""):
+            reader.error("Variables are not expanded here: type the name alone")
+        if self._open is None:
+            from tidb_magic.connected import Connected
 
-        url = _playground_url() if options.target == PLAYGROUND else vars(options).pop("target")
+            self._open = Connected()
+        if options.list:
+            return self._open.table()
+        before = self.cluster
         try:
-            cluster = connect(url, direct=self.direct)
-        except TidbMagicError as error:
-            if self.cluster is not None:
-                error.args = (f"{error} Still connected to {self.cluster.address}.",)
-            raise
-        self.close()
-        self.cluster = cluster
-        if self.audit_file:
-            self._write_down()
-        return cluster
+            if options.close:
+                return self._open.close(options.target or self._open.name(self._connected()))
+            given = {name: vars(options)[name] for name in alone & {"section", "defaults_file", "ssl_ca"}}
+            return self._open.connect(vars(options).pop("target"), variable, given, options.alias, self.direct)
+        finally:
+            if self.cluster is not before:
+                self.seen = None
+                self._write_down()
 
     @no_var_expand
     @output_can_be_silenced
@@ -177,14 +214,16 @@ class TidbMagics(Magics):
             if given.pop("instances", False):
                 return cluster.instances(deadline=self.deadline)
             if (by := given.pop("by", None)) is not None:
-                return cluster.count_by(*by.split(","), **given, deadline=self.deadline)
+                return cluster.count_by(*by.split(","), **{"limit": self.limit, **given}, deadline=self.deadline)
             live = given.pop("live", None)
+            live = self.live_interval if live == LIVE else live
             if live is not None and not self._widgets():
                 reader.error("--live needs a notebook with widgets; %tidb_ps lists once")
-            listed = cluster.processlist(**given, deadline=self.deadline)
+            listed = cluster.processlist(**{"limit": self.limit, **given}, deadline=self.deadline)
         except OptionError as error:
             raise reader.refuse(error) from error
         listed.remarks = (*listed.remarks, *_as_typed(given))
+        self.seen = listed
         if live is None:
             return listed
         from tidb_magic.widget import SessionTable
@@ -282,7 +321,7 @@ class TidbMagics(Magics):
         how = {"deadline": self.deadline, "force": options.force, "reason": options.reason}
         if not plan:
             how["max_victims"] = self.max_victims if options.max_victims is None else options.max_victims
-            how |= {} if options.timeout is None else {"timeout": options.timeout}
+            how["timeout"] = self.timeout if options.timeout is None else options.timeout
         try:
             return (cluster.plan if plan else cluster.kill)(victims, **how, **whom)
         except OptionError as error:
@@ -340,19 +379,20 @@ class TidbMagics(Magics):
     def _for_widgets(self) -> "WidgetSettings":
         from tidb_magic.widget import Settings
 
-        return Settings(self.deadline, self.max_victims)
+        return Settings(self.deadline, self.max_victims, self.timeout, self.live_interval)
 
     @observe("audit_file", "audit_sql")
     def _write_down(self, _change: object = None) -> None:
-        """Give the settings to the cluster that is connected."""
-        if self.cluster is not None:
-            self.cluster.audit_file, self.cluster.audit_sql = self.audit_file or None, self.audit_sql
+        """Give the settings to the clusters that are connected."""
+        for cluster in self.clusters.values():
+            cluster.audit_file, cluster.audit_sql = self.audit_file or None, self.audit_sql
 
     def close(self) -> None:
-        """Close what is connected."""
-        if self.cluster is not None:
-            self.cluster.close()
-            self.cluster = None
+        """Close what is connected, and show statements again."""
+        if self._open is not None:
+            self._open.close_all()
+        self.seen = None
+        self.show_sql = True
 
     def _connected(self) -> "Cluster":
         if self.cluster is None:
@@ -380,15 +420,3 @@ def _victims(reader: Parser, ids: list[Any]) -> Any:
     if whole and len(ids) == 1:
         return whole[0]
     return flat(ids) if ids else None
-
-
-def _playground_url() -> str:
-    try:
-        from tidb_magic.playground.cluster import obtain
-        from tidb_magic.playground.records import Options
-    except ModuleNotFoundError as error:
-        raise UsageError(str(error)) from error
-    try:
-        return obtain(Options(workload=True)).url(0)
-    except KeyboardInterrupt:
-        raise Interrupted("What was started is stopped again.") from None

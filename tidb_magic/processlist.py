@@ -10,7 +10,7 @@ import pandas as pd
 
 from tidb_magic.driver import Result
 from tidb_magic.frames import HOW_IT_WAS_READ, ReadFrame, Table, counted
-from tidb_magic.render import ROWS_SHOWN, Bytes, html_table
+from tidb_magic.render import DISPLAY, ROWS_SHOWN, Bytes, html_table, statement
 
 INFO_CUT = 16_384  # bytes of a statement that are fetched unless all of it is asked for
 TEXT: Any = pd.Series(["text"]).dtype  # str, or object before pandas 3; also where every value is missing
@@ -112,6 +112,11 @@ class ProcessList(ReadFrame):
     def _table(self) -> Table:
         shown = [column for column in (_SHOWN_LOCKS if "FREES" in self.columns else SHOWN) if column in self.columns]
         cells = [[_cell(value) for value in self[column].iloc[:ROWS_SHOWN]] for column in shown]
+        for at, name in enumerate(shown):
+            if name == "INFO":
+                cells[at] = [statement(value) for value in cells[at]]
+            elif name in {"WAITS_FOR", "HOLDS"} and not DISPLAY.sql:
+                cells[at] = [value and "…" for value in cells[at]]
         if "MEM" in shown:
             at = shown.index("MEM")
             cells[at] = [value if value == "" else Bytes(value) for value in cells[at]]

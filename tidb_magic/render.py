@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from numbers import Integral
 from types import MappingProxyType
@@ -18,7 +19,41 @@ _BAR = "rgba(66,133,244,.3)"  # lets light and dark themes through
 
 # Characters that a terminal or a browser acts on instead of showing: controls, bidi and other format marks, unassigned.
 _ACTIVE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+_COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
+_VALUE = re.compile(r" row(?= )| index \S+(?= \()|^key(?= )")
 _SPACE = re.compile(r"[ \t\r\n]+")
+
+
+@dataclass
+class Display:
+    """What is shown, for all of this process: with `sql` off, statements and values of keys only by their kind."""
+
+    sql: bool = True
+
+
+DISPLAY = Display()
+
+
+def statement(text: str | None) -> str:
+    """Return a statement as it may be shown.
+
+    >>> statement("SELECT secret FROM t")
+    'SELECT secret FROM t'
+    """
+    if DISPLAY.sql or not text:
+        return text or ""
+    word = _COMMENT.sub(" ", text).split(maxsplit=1)[:1]
+    return f"{word[0].upper()[:20]} …" if word and word[0].isalpha() else "…"
+
+
+def lock(text: str) -> str:
+    """Return what is locked as it may be shown.
+
+    >>> lock("shop.stock row 1")
+    'shop.stock row 1'
+    """
+    found = None if DISPLAY.sql else _VALUE.search(text)
+    return f"{text[: found.end()]} …" if found else text
 
 
 class Bytes(int):

@@ -11,6 +11,7 @@ import pandas as pd
 from tidb_magic.audit import KEPT, KILLS, PLANS
 from tidb_magic.frames import ShownFrame, Table, counted
 from tidb_magic.processlist import TEXT
+from tidb_magic.render import statement
 from tidb_magic.targets import Outcome, Target
 
 COLUMNS = ["ID", "INSTANCE", "USER", "HOST", "ACTION", "OUTCOME", "REASON", "SECONDS", "STATEMENT", "WARNING", "INFO"]
@@ -59,6 +60,7 @@ class KillReport(ShownFrame):
     def _table(self) -> Table:
         shown = ["ID", "INSTANCE", "USER", "ACTION", "OUTCOME", "SECONDS", "INFO", "REASON"]
         marked = self[shown].assign(OUTCOME=[marked_outcome(outcome) for outcome in self["OUTCOME"]])
+        marked["INFO"] = [statement(None if pd.isna(text) else text) for text in self["INFO"]]
         counts = Counter(self["OUTCOME"])
         total = ", ".join(f"{count} {outcome}" for outcome, count in counts.items()) or "No session matches"
         where = f" ({self.cluster})" if self.cluster else ""

@@ -2,7 +2,7 @@
 
 import ipaddress
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from tidb_magic.connection import Connection
@@ -88,7 +88,9 @@ def direct_settings(instance: Instance, settings: Settings, direct: Direct) -> S
     if direct is Direct.AUTO and _loopback(instance.host) and not _loopback(settings.host):
         return f"it advertises {instance.host}, which is this machine"
     same = (instance.host, instance.port) == (settings.host, settings.port)
-    return Settings(instance.host, instance.port, settings.user, settings.password, trusted=same and settings.trusted)
+    return replace(
+        settings, host=instance.host, port=instance.port, database=None, source="", trusted=same and settings.trusted
+    )
 
 
 def _loopback(host: str) -> bool:

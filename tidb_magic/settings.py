@@ -1,14 +1,36 @@
 """Where and how to connect: a URL taken apart, and passwords that show no value."""
 
+import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NoReturn, Self
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from tidb_magic.errors import OptionError, SettingsError
+from tidb_magic.tls import OPTIONS, context
 
 DEFAULT_PORT = 4000
+_LAST_PORT = 65_535
 _DAY = 86_400
-SCHEMES = ("mysql", "mysql+pymysql")
+_DIALECTS = ("mysql", "tidb")
+# Options that drivers and SQLAlchemy take in a URL and that do not say where to connect, as whom, or how safely.
+_NO_MATTER = {
+    "autocommit",
+    "binary_prefix",
+    "charset",
+    "client_flag",
+    "collation",
+    "connect_timeout",
+    "init_command",
+    "local_infile",
+    "max_allowed_packet",
+    "program_name",
+    "read_timeout",
+    "sql_mode",
+    "use_unicode",
+    "write_timeout",
+}
 
 
 class Secret:
@@ -22,12 +44,12 @@ class Secret:
 
     __slots__ = ("_value",)
 
-    def __init__(self, value: str) -> None:
-        self._value = value
+    def __init__(self, value: str | bytes) -> None:
+        self._value = value.encode() if isinstance(value, str) else value
 
     def reveal(self) -> bytes:
         """Return the password as it is sent."""
-        return self._value.encode()
+        return self._value
 
     def __bool__(self) -> bool:
         return bool(self._value)
@@ -47,10 +69,11 @@ class Secret:
 
 @dataclass(frozen=True)
 class Settings:
-    """How to open a connection. `password` is None where none was given.
+    """How to open a connection. `password` is None where none was given, `tls` where TLS was not asked for.
 
-    `trusted` is whether a person named this server. One that another server told us of gets no password that it could
-    read: it has to challenge us (mysql_native_password).
+    `source` says where this comes from, if no person typed it. `trusted` is whether a person named this server. One
+    that another server told us of gets no password that it could read: it has to challenge us (mysql_native_password),
+    or to prove who it is by TLS.
     """
 
     host: str
@@ -58,12 +81,19 @@ class Settings:
     user: str = "root"
     password: Secret | None = None
     database: str | None = None
+    tls: ssl.SSLContext | None = field(default=None, repr=False)
+    source: str = field(default="", repr=False, compare=False)
     trusted: bool = field(default=True, repr=False)
 
     @property
     def address(self) -> str:
         """``user@host:port``, for people."""
         return f"{self.user}@{host_port(self.host, self.port)}"
+
+    @property
+    def named(self) -> str:
+        """The same, with the source in brackets if no person typed it."""
+        return f"{self.address} ({self.source})" if self.source else self.address
 
 
 def host_port(host: str, port: int) -> str:
@@ -93,8 +123,11 @@ def seconds(value: object, name: str) -> float:
     raise OptionError(f"{name} is a number of seconds above 0 and up to {_DAY} (a day), not {value!r}.")
 
 
-def parse_url(url: str) -> Settings:
-    """Take ``mysql://user[:password]@host[:port][/database]`` apart.
+def parse_url(url: str, source: str = "") -> Settings:
+    """Take ``mysql://[user[:password]@]host[:port][/database][?ssl_ca=PATH ...]`` apart.
+
+    ``mysql+pymysql://`` and other drivers' URLs are the same. Of the options those of TLS count (`tls.OPTIONS`); those
+    that say how to read and write values do not matter here, and others are refused.
 
     Raises
     ------
@@ -111,33 +144,71 @@ def parse_url(url: str) -> Settings:
     settings: Settings | None = None
     problem = ""
     try:
-        settings = _settings(urlsplit(url))
+        settings = _settings(urlsplit(url), source)
     except ValueError as error:  # a port that is no number, brackets that do not close; Python shows parts of the URL
         problem = "the port is not a number from 0 to 65535" if str(error).startswith("Port") else "it is no URL"
     except SettingsError as error:
-        problem = str(error)
+        problem = str(error).removesuffix(".")
     del url  # a traceback with locals must not show the password
     if settings is None:
-        raise SettingsError(f"Cannot connect: {problem}. A URL looks like mysql://user@host:4000/database")
+        where = f" ({source})" if source else ""
+        raise SettingsError(f"Cannot connect{where}: {problem}. A URL looks like mysql://user@host:4000/database")
     return settings
 
 
-def _settings(parts: SplitResult) -> Settings:
-    problem = ""
-    if parts.scheme not in SCHEMES:
-        problem = "the URL does not begin with mysql://"
-    elif not parts.hostname:
-        problem = "the URL names no host"
-    elif parts.query or parts.fragment:
-        problem = "the URL has options after the database (? or #), which are not supported"
-    settings = Settings(
-        parts.hostname or "",
-        DEFAULT_PORT if parts.port is None else parts.port,
-        unquote(parts.username or "root"),
-        None if parts.password is None else Secret(unquote(parts.password)),
-        unquote(parts.path.removeprefix("/")) or None,
+def _settings(parts: SplitResult, source: str) -> Settings:
+    if not is_mysql(parts.scheme):
+        raise SettingsError("the URL does not begin with mysql://")
+    if not parts.hostname:
+        raise SettingsError("the URL names no host")
+    if parts.fragment:
+        raise SettingsError("the URL has a # in it; in a password it is written %23")
+    return settings_of(
+        source,
+        host=parts.hostname,
+        port=parts.port,
+        user=None if parts.username is None else unquote(parts.username),
+        password=None if parts.password is None else unquote(parts.password),
+        database=unquote(parts.path.removeprefix("/")),
+        options=dict(parse_qsl(parts.query, keep_blank_values=True)),
     )
-    del parts
-    if problem:
-        raise SettingsError(problem)
-    return settings
+
+
+def is_mysql(scheme: str) -> bool:
+    """Tell whether a URL's scheme is one of MySQL's, or of TiDB's dialect of SQLAlchemy, with any driver.
+
+    >>> is_mysql("mysql+pymysql"), is_mysql("postgresql")
+    (True, False)
+    """
+    return scheme.partition("+")[0] in _DIALECTS
+
+
+def settings_of(  # noqa: PLR0913 (what a source can say)
+    source: str,
+    *,
+    host: str | None,
+    port: str | int | None = None,
+    user: str | None = None,
+    password: str | bytes | None = None,
+    database: str | None = None,
+    options: Mapping[str, str] = MappingProxyType({}),
+) -> Settings:
+    """Return what a source says as Settings; nothing and an empty text are the default, of a password None only.
+
+    Raises
+    ------
+    SettingsError
+        An option is unknown or has no such value. The traceback holds the password: see `parse_url`.
+    """
+    host = host or "127.0.0.1"
+    try:
+        number = int(DEFAULT_PORT if port in (None, "") else port)
+    except ValueError:
+        number = -1
+    if not 0 <= number <= _LAST_PORT:
+        raise SettingsError(f"the port is a number from 0 to {_LAST_PORT}, not {port!r}.")
+    if unknown := sorted(options.keys() - {*OPTIONS, *_NO_MATTER}):
+        raise SettingsError(f"the option {unknown[0]} is not known; of TLS there are {', '.join(OPTIONS)}.")
+    used = context({name: options[name] for name in OPTIONS if name in options}, host)
+    secret = None if password is None else Secret(password)
+    return Settings(host, number, user or "root", secret, database or None, used, source)

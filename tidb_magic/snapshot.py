@@ -7,6 +7,7 @@ import pandas as pd
 
 from tidb_magic.lockforest import HEADER, LockForest
 from tidb_magic.processlist import SHOWN, ProcessList
+from tidb_magic.render import statement
 from tidb_magic.sessions import runs
 
 FIRST = 200  # rows that are sent at once; the others follow in parts, so that a long list is drawn as fast as a short
@@ -108,6 +109,7 @@ def part(rows: ProcessList, frame: ProcessList, rights: Rights) -> dict[str, lis
         connections.append(against)
         queries.append(against or (0 if busy else _IDLE))
     values["ID"] = [str(number) for number in values["ID"]]
+    texts = [text and statement(text) for text in texts]
     values["INFO"] = [text and text[:TEXT_SENT] for text in texts]
     cut = [len(text) if text and len(text) > TEXT_SENT else 0 for text in texts]  # how long it is
     return values | {"marks": marks, "cut": cut, "no_query": queries, "no_connection": connections}

@@ -1,11 +1,11 @@
 """SessionCounts and InstanceList: the cluster at a glance, as DataFrames that show themselves."""
 
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Self
 
 import pandas as pd
 
-from tidb_magic.frames import HOW_IT_WAS_READ, ReadFrame, Table, counted
+from tidb_magic.frames import HOW_IT_WAS_READ, ReadFrame, ShownFrame, Table, counted
 from tidb_magic.render import Bytes, Seconds
 
 
@@ -67,6 +67,40 @@ class InstanceList(ReadFrame):
         header = list(self.columns)
         rows = _rows(self, header)
         return header, rows, [self.taken(counted(len(self), "instance")), *self.how_it_was_read()]
+
+
+class ConnectionList(ShownFrame):
+    """What is connected by ``%tidb_connect``, one row each; no secrets.
+
+    ALIAS, which is empty for the one without; CURRENT ``bool``; ADDRESS as ``user@host:port``; SOURCE, where that was
+    found, empty if it was typed; VERSION; INSTANCES ``Int64``, how many are registered; GLOBAL_KILL ``boolean``,
+    missing if the cluster does not say; SEES and MAY_END, ``all`` sessions or ``own``; TLS; CAUTIONS. As last known.
+    """
+
+    COLUMNS = (
+        "ALIAS",
+        "CURRENT",
+        "ADDRESS",
+        "SOURCE",
+        "VERSION",
+        "INSTANCES",
+        "GLOBAL_KILL",
+        "SEES",
+        "MAY_END",
+        "TLS",
+        "CAUTIONS",
+    )
+    DTYPES: ClassVar[dict[str, str]] = {"CURRENT": "bool", "INSTANCES": "Int64", "GLOBAL_KILL": "boolean"}
+
+    @classmethod
+    def of(cls, rows: Iterable[Mapping[str, object]]) -> Self:
+        """Return these rows."""
+        return cls(pd.DataFrame(list(rows), columns=list(cls.COLUMNS)).astype(cls.DTYPES))
+
+    def _table(self) -> Table:
+        header = list(self.columns)
+        how = "" if len(self) else " First: %tidb_connect mysql://user@host:4000"
+        return header, _rows(self, header), [f"{counted(len(self), 'connection')}.{how}"]
 
 
 _UNITS: dict[str, Any] = {"MEMORY": Bytes, "LONGEST": Seconds}

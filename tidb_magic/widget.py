@@ -21,10 +21,9 @@ from IPython.display import display, publish_display_data
 
 from tidb_magic.api import Cluster
 from tidb_magic.errors import NotConnectedError, TidbMagicError
-from tidb_magic.lines import LIVE
 from tidb_magic.lockforest import LockForest
 from tidb_magic.processlist import ProcessList
-from tidb_magic.render import first_line
+from tidb_magic.render import first_line, statement
 from tidb_magic.reports import KillReport
 from tidb_magic.snapshot import PART, part, snapshot, tree, values_of
 
@@ -50,6 +49,8 @@ class Settings:
 
     deadline: float
     max_victims: int
+    timeout: float
+    interval: float
 
 
 @dataclass
@@ -120,7 +121,7 @@ class SessionTable(anywidget.AnyWidget):
         self._only = None if whole else set(_keys(frame))  # a slice stays one when it is read again
         self._asks: dict[str, _Ask] = {}
         self._sign = time.monotonic()
-        self._interval = live or LIVE
+        self._interval = live or settings.interval
         self._turn = 0  # of switching it on
         self.shown = shown
         super().__init__(snapshot=self._numbered(shown))
@@ -199,7 +200,7 @@ class SessionTable(anywidget.AnyWidget):
         rows = None if frame is None else _rows(frame, [(instance, number)])
         if rows is not None and "INFO" in rows.columns:
             (text,) = values_of(rows, "INFO")
-            self.send({"kind": "text", "version": version, "instance": instance, "id": number, "text": text or ""})
+            self.send({"kind": "text", "version": version, "instance": instance, "id": number, "text": statement(text)})
 
     # -- kill --------------------------------------------------------------------------------------------------
 
@@ -248,8 +249,14 @@ class SessionTable(anywidget.AnyWidget):
 
     def _kill(self, ask: str, asked: _Ask) -> None:
         def kill() -> KillReport:
-            most = self._settings.max_victims
-            return self._twin("kill").kill(asked.rows, query=asked.query, deadline=self._deadline, max_victims=most)
+            chosen = self._settings
+            return self._twin("kill").kill(
+                asked.rows,
+                query=asked.query,
+                deadline=chosen.deadline,
+                timeout=chosen.timeout,
+                max_victims=chosen.max_victims,
+            )
 
         answer = self._carefully(kill)
         self.send({"kind": "killed", "ask": ask} | answer)

@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     start.add_argument("--compatible-kill-query", action="store_true", help="compatible-kill-query = true")
     start.add_argument("--connection-ids", type=int, choices=(32, 64), default=32, help="bits of ids (default: 32)")
     start.add_argument("--sem", action="store_true", help="security-enhanced mode")
-    start.add_argument("--tls", action="store_true", help="TLS with a self-signed certificate")
+    start.add_argument("--tls", action="store_true", help="TLS, with a CA of its own")
     start.add_argument(
         "--workload", action="store_true", help="a small realistic crowd of sessions, renewed until stopped"
     )

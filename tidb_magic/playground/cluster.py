@@ -135,7 +135,7 @@ class Playground:
         return Path(self.state.folder)
 
     def url(self, instance: int = 0) -> str:
-        """Return ``mysql://root@127.0.0.1:PORT`` of one instance."""
+        """Return ``mysql://root@127.0.0.1:PORT`` of one instance; with TLS also where its CA is."""
         return servers.sql_url(self.state, instance)
 
     def urls(self) -> list[str]:
@@ -219,6 +219,8 @@ class Playground:
         state.save()
 
     def _start_servers(self, binaries: dict[str, Path]) -> None:
+        if self.options.tls:
+            servers.certify(self.folder)
         instances = [f"tidb-{i}" for i in range(self.options.instances)]
         # The first instance makes the system tables.
         for group in (["pd"], ["store"], instances[:1], instances[1:]):

@@ -14,6 +14,7 @@ from tidb_magic.playground.build import cache_folder
 from tidb_magic.playground.errors import PlaygroundError
 
 DEFAULT = "default"
+FIRST_SQL, CA, CERT, KEY = "first.sql", "ca.pem", "cert.pem", "key.pem"  # in the folder
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,10 @@ class Options:
             f"SET GLOBAL tidb_enable_dist_task = OFF;\nSET GLOBAL tidb_ddl_enable_fast_reorg = OFF;\n{self.initialize}"
         )
 
-    def toml(self, first_sql: str) -> str:
+    def toml(self, folder: Path) -> str:
         """Return the configuration of a tidb-server; JSON's texts, booleans and numbers are TOML's."""
         lines = [
-            f"initialize-sql-file = {json.dumps(first_sql)}",
+            f"initialize-sql-file = {json.dumps(str(folder / FIRST_SQL))}",
             f"enable-global-kill = {json.dumps(self.global_kill)}",
             f"compatible-kill-query = {json.dumps(self.compatible_kill_query)}",
             f"enable-32bits-connection-id = {json.dumps(self.connection_ids == 32)}",
@@ -61,8 +62,10 @@ class Options:
             f"stats-lease = {json.dumps(self.stats_lease)}",
             "[security]",
             f"enable-sem = {json.dumps(self.sem)}",
-            f"auto-tls = {json.dumps(self.tls)}",
+            "auto-tls = false",
         ]
+        if self.tls:
+            lines += [f"ssl-cert = {json.dumps(str(folder / CERT))}", f"ssl-key = {json.dumps(str(folder / KEY))}"]
         return "\n".join(lines) + "\n"
 
 

@@ -5,17 +5,31 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import quote
 
 from tidb_magic.playground import processes
 from tidb_magic.playground.processes import LOOPBACK
-from tidb_magic.playground.records import State
+from tidb_magic.playground.records import CA, CERT, FIRST_SQL, KEY, State
 
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # loopback is not asked for through a proxy
 
 
 def sql_url(state: State, instance: int) -> str:
-    """Return ``mysql://root@127.0.0.1:PORT`` of one instance."""
-    return f"mysql://root@{LOOPBACK}:{state.ports[f'tidb-{instance}']}"
+    """Return ``mysql://root@127.0.0.1:PORT`` of one instance; with TLS also where its CA is."""
+    url = f"mysql://root@{LOOPBACK}:{state.ports[f'tidb-{instance}']}"
+    return f"{url}?ssl_ca={quote(f'{state.folder}/{CA}')}" if state.options.tls else url
+
+
+def certify(folder: Path) -> None:
+    """Make a CA, and a certificate for the instances."""
+    import trustme  # takes its time, and few want TLS
+
+    ca = trustme.CA()
+    ca.cert_pem.write_to_path(str(folder / CA))
+    cert = ca.issue_cert(LOOPBACK, "localhost")
+    cert.private_key_pem.write_to_path(str(folder / KEY))
+    for pem in cert.cert_chain_pems:
+        pem.write_to_path(str(folder / CERT), append=True)
 
 
 def command(server: str, state: State, binaries: dict[str, Path]) -> tuple[list[str], dict[str, str]]:
@@ -35,9 +49,8 @@ def command(server: str, state: State, binaries: dict[str, Path]) -> tuple[list[
         urls = [sql_url(state, instance) for instance in range(state.options.instances)]
         return [sys.executable, "-m", "tidb_magic.playground.workload", str(folder), *urls], {}
     config = folder / "tidb.toml"
-    first_sql = folder / "first.sql"
-    first_sql.write_text(state.options.first_sql)
-    config.write_text(state.options.toml(str(first_sql)))
+    (folder / FIRST_SQL).write_text(state.options.first_sql)
+    config.write_text(state.options.toml(folder))
     command = [str(binaries["tidb-server"]), "--store=tikv", f"--path={pd}", f"--config={config}"]
     command += [f"--host={LOOPBACK}", f"--advertise-address={LOOPBACK}", f"--status-host={LOOPBACK}"]
     command += [f"-P={ports[server]}", f"--status={ports[f'{server}-status']}"]
