@@ -30,6 +30,20 @@ def test_each_acts_at_its_time_whatever_the_order_and_the_forgotten_ones_never()
     assert moments["last"] >= 0.6
 
 
+def test_at_rest_there_is_no_thread_and_a_watch_starts_one_again() -> None:
+    dog = Watchdog()
+    for _ in range(20):
+        dog.forget(dog.watch(3_600, lambda: None))
+        dog.rest()
+        assert dog._thread is not None
+        assert not dog._thread.is_alive()
+    watch = dog.watch(3_600, lambda: None)
+    dog.rest()  # somebody waits
+    assert dog._thread.is_alive()
+    dog.forget(watch)
+    dog.rest()
+
+
 def test_many_share_a_thread_that_ends_when_nobody_waits() -> None:
     eventually(lambda: not threads())
     dog = Watchdog()

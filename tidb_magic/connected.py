@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from tidb_magic.api import Cluster, connect
+from tidb_magic.deadlines import WATCHDOG
 from tidb_magic.errors import SettingsError, TidbMagicError
 from tidb_magic.lines import PLACES
 from tidb_magic.settings import parse_url
@@ -97,9 +98,10 @@ class Connected:
         return closed
 
     def close_all(self) -> None:
-        """Close them all."""
+        """Close them all, and end the thread of the deadlines."""
         for name in list(self.clusters):
             self.close(name)
+        WATCHDOG.rest()
 
     def table(self) -> ConnectionList:
         """Return what is connected."""

@@ -28,6 +28,7 @@ class Watchdog:
         self._watches: list[Watch] = []
         self._numbers = itertools.count()
         self._awake_at: float | None = None  # None while there is no thread
+        self._thread: threading.Thread | None = None
 
     def watch(self, seconds: float, act: Callable[[], None]) -> Watch:
         """Act after that time, unless it is forgotten before."""
@@ -36,7 +37,8 @@ class Watchdog:
             heapq.heappush(self._watches, watch)
             if self._awake_at is None:
                 self._awake_at = watch.moment
-                threading.Thread(target=self._run, name="tidb_magic-deadlines", daemon=True).start()
+                self._thread = threading.Thread(target=self._run, name="tidb_magic-deadlines", daemon=True)
+                self._thread.start()
             elif watch.moment < self._awake_at:
                 self._changed.notify()
         return watch
@@ -45,6 +47,14 @@ class Watchdog:
         """Do not act any more. After that the act is not under way either."""
         with self._changed:
             watch.over = True
+
+    def rest(self) -> None:
+        """End the thread now, if nothing waits."""
+        with self._changed:
+            thread = None if any(not watch.over for watch in self._watches) else self._thread
+            self._changed.notify()
+        if thread is not None:
+            thread.join()
 
     def _run(self) -> None:
         with self._changed:

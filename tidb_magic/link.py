@@ -48,6 +48,7 @@ class Link:
         self._opening = threading.Lock()
         self._closed = threading.Event()
         self._watch: threading.Thread | None = None
+        self._preparing: list[threading.Thread] = []
         self._probe: Connection | None = None
         try:
             self._main = self._open(CONNECT_TIMEOUT)
@@ -114,8 +115,8 @@ class Link:
             connection.close()
         if probe is not None:
             probe.close()
-        if watch is not None:
-            watch.join()
+        for thread in (*self._preparing, *([watch] if watch else [])):
+            thread.join()
 
     def _open(self, within: float) -> Connection:
         give_up = time.monotonic() + within
@@ -301,7 +302,9 @@ class Link:
         """Open a connection to each instance in the background: the cluster's own list seems to miss its deadline."""
         for instance in self.roll.instances:
             if not self.kept(self.name(instance)):
-                threading.Thread(target=self._prepare, args=(instance,), name="tidb_magic-reach", daemon=True).start()
+                thread = threading.Thread(target=self._prepare, args=(instance,), name="tidb_magic-reach", daemon=True)
+                thread.start()
+                self._preparing = [*(one for one in self._preparing if one.is_alive()), thread]
 
     def _prepare(self, instance: Instance) -> None:
         with suppress(TidbMagicError):

@@ -97,16 +97,16 @@ def _from_word(word: str) -> Settings:
 # -- objects ---------------------------------------------------------------------------------------------------------
 
 
-def _from_object(target: Any) -> Settings:
+def _from_object(target: Any, source: str = "") -> Settings:
     if is_of(target, "sqlalchemy"):
         target = getattr(target, "sync_engine", target)  # of an asynchronous one
         target = getattr(target, "engine", target)  # of a connection; an engine is its own
         if hasattr(target, "drivername"):
-            return _from_sqlalchemy_url(target, "a URL of SQLAlchemy")
+            return _from_sqlalchemy_url(target, source or "a URL of SQLAlchemy")
         if hasattr(target, "pool"):
-            return _from_engine(target)
+            return _from_engine(target, source or "an engine of SQLAlchemy")
     if is_of(target, "pymysql"):
-        return _from_pymysql(target, "a connection of PyMySQL")
+        return _from_pymysql(target, source or "a connection of PyMySQL")
     kind = f"{type(target).__module__}.{type(target).__qualname__}"
     raise SettingsError(
         f"Nothing to connect to: {kind} is neither a URL nor an engine of SQLAlchemy nor a connection of PyMySQL."
@@ -118,7 +118,7 @@ def is_of(target: object, package: str) -> bool:
     return any(kind.__module__.partition(".")[0] == package for kind in type(target).__mro__)
 
 
-def _from_engine(engine: Any) -> Settings:
+def _from_engine(engine: Any, source: str) -> Settings:
     """Return the settings of an engine, which are those of its connections: what was given besides the URL is there."""
     if engine.dialect.driver != "pymysql":
         if not is_mysql(engine.url.drivername):
@@ -127,11 +127,11 @@ def _from_engine(engine: Any) -> Settings:
             f"An engine for {first_line(engine.dialect.driver)} does not tell all of its settings, as one for pymysql"
             " does. Give its URL instead: url = engine.url, then %tidb_connect url"
         )
-    about = _from_sqlalchemy_url(engine.url, "an engine of SQLAlchemy", options=False)
+    about = _from_sqlalchemy_url(engine.url, source, options=False)
     pool = engine.pool.recreate()  # nobody else's connection, and no waiting for one
     try:
         opened = pool.connect()
-        found = _from_pymysql(opened.driver_connection, about.source)
+        found = _from_pymysql(opened.driver_connection, source)
         opened.close()
     except TidbMagicError:
         raise
@@ -180,7 +180,7 @@ def _from_jupysql() -> Settings:
     current = getattr(getattr(module, "ConnectionManager", None), "current", None)
     if current is None:
         raise SettingsError("jupysql has no connection now. First: %load_ext sql, then %sql mysql+pymysql://...")
-    return replace(_from_object(current._connection), source="the connection of jupysql")  # noqa: SLF001 (no other way)
+    return _from_object(current._connection, "the connection of jupysql")  # noqa: SLF001 (no other way)
 
 
 def _from_playground() -> Settings:
