@@ -26,7 +26,7 @@ from tests.lab import WAIT, Lab, Notebook, launch
 from tidb_magic.driver import Result
 from tidb_magic.frames import Origin
 from tidb_magic.processlist import SHOWN, ProcessList, to_frame
-from tidb_magic.snapshot import Rights
+from tidb_magic.sessions import Rights
 
 SIZES = (1_000, 10_000)  # rows
 WARM_UP = 2  # rounds

@@ -2,6 +2,7 @@
 
 import ast
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -9,50 +10,15 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "tidb_magic"
 # From top to bottom. The parts of one line of the design stand left before right.
 ORDER = [
-    "magics",
-    "preferences",
-    "completion",
-    "connected",
-    "widget",
-    "lines",
-    "api",
-    "kill",
-    "aftermath",
-    "groups",
-    "places",
-    "scenes",
-    "sources",
-    "ways",
-    "locks",
-    "stores",
-    "snapshot",
-    "lockforest",
-    "forest",
-    "reports",
-    "audit",
-    "verdicts",
-    "targets",
-    "reading",
-    "gathering",
-    "sessions",
-    "views",
-    "processlist",
-    "frames",
-    "link",
-    "routing",
-    "logins",
-    "connection",
-    "driver",
-    "troubles",
-    "deadlines",
-    "settings",
-    "tls",
-    "render",
-    "grammar",
-    "connection_id",
-    "filters",
-    "errors",
-    "queries",
+    *("magics", "preferences", "completion", "connected"),
+    *("widget", "snapshot"),
+    *("lines",),
+    *("api",),
+    *("aftermath", "locks", "stores", "lockforest", "forest"),
+    *("kill", "groups", "places", "scenes", "sources", "ways", "reports", "audit", "verdicts", "targets"),
+    *("reading", "gathering", "sessions", "views", "processlist", "frames"),
+    *("link", "routing", "logins", "connection", "driver", "deadlines", "troubles", "settings", "tls"),
+    *("render", "grammar", "connection_id", "filters", "errors", "queries"),
 ]
 FREE = {"__init__", "playground"}
 
@@ -65,6 +31,11 @@ def imports(file: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
     return found
+
+
+def file_of(part: str) -> Path:
+    file = PACKAGE / f"{part}.py"
+    return file if file.exists() else PACKAGE / part / "__init__.py"
 
 
 def parts(file: Path) -> set[str]:
@@ -80,8 +51,7 @@ def test_every_module_has_its_place() -> None:
 
 @pytest.mark.parametrize("part", ORDER)
 def test_a_part_imports_only_what_stands_below_it(part: str) -> None:
-    file = PACKAGE / f"{part}.py"
-    used = parts(file if file.exists() else PACKAGE / part / "__init__.py")
+    used = parts(file_of(part))
     below = set(ORDER[ORDER.index(part) + 1 :])
     assert used <= below | ({"playground"} if part == "logins" else set())
 
@@ -112,3 +82,37 @@ def strings(file: Path) -> list[str]:
     docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     texts = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in docs]
     return [node.value for node in texts if isinstance(node.value, str)]
+
+
+# -- the picture -------------------------------------------------------------------------------------------------
+
+PICTURE = (PACKAGE.parent / "ARCHITECTURE.md").read_text()
+BOXES = {
+    str(box): [name.strip() for name in text.rpartition("<br/>")[2].split(",")]
+    for box, text in re.findall(r'^ +(\w+)\["(.*)"\]$', PICTURE, re.MULTILINE)
+}
+
+
+def box_of(part: str) -> str:
+    return next(box for box, names in BOXES.items() if part in names)
+
+
+def arrows() -> set[tuple[str, str]]:
+    chains = [re.findall(r"\w+", line) for line in PICTURE.splitlines() if "-->" in line]
+    return {pair for chain in chains for pair in pairwise(chain)}
+
+
+def test_every_part_is_in_one_box_of_the_picture() -> None:
+    assert sorted(name for names in BOXES.values() for name in names) == sorted([*ORDER, "playground"])
+
+
+def test_the_arrows_of_the_picture_are_the_imports() -> None:
+    """An import goes along arrows, and each arrow is an import."""
+    below = {box: {box} for box in BOXES}
+    for _ in BOXES:
+        for box, lower in arrows():
+            below[box] |= below[lower]
+    imported = {(box_of(part), box_of(used)) for part in ORDER for used in parts(file_of(part))}
+    assert {(box, used) for box, used in imported if used not in below[box]} == set()
+    assert arrows() <= imported
+    assert not any(box in below[lower] for box, lower in arrows())

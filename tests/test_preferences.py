@@ -14,7 +14,8 @@ from tidb_magic import Cluster
 from tidb_magic.errors import SettingsError
 from tidb_magic.magics import TidbMagics
 from tidb_magic.playground import Playground
-from tidb_magic.snapshot import Rights, part
+from tidb_magic.sessions import Rights
+from tidb_magic.snapshot import part
 from tidb_magic.widget import SessionTable, Settings
 
 NAMES = sorted(TidbMagics.class_trait_names(config=True))

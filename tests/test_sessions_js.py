@@ -14,7 +14,8 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from tidb_magic.driver import Result
 from tidb_magic.processlist import ProcessList, to_frame
-from tidb_magic.snapshot import PART, TEXT_SENT, Rights, part, snapshot
+from tidb_magic.sessions import Rights
+from tidb_magic.snapshot import PART, TEXT_SENT, part, snapshot
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)  # the page's clock stands still there, and goes on when a test says so
 HERE, THERE = "10.0.0.1:10080", "10.0.0.2:10080"

@@ -29,9 +29,8 @@ from tidb_magic.processlist import ProcessList
 from tidb_magic.reading import LIMIT, count_by, count_waiting, list_instances, read
 from tidb_magic.reports import History, KillReport, history
 from tidb_magic.routing import Direct
-from tidb_magic.sessions import DEADLINE
+from tidb_magic.sessions import DEADLINE, Rights
 from tidb_magic.settings import Secret, Settings, seconds
-from tidb_magic.snapshot import Rights
 from tidb_magic.sources import Victims, matching, targets
 from tidb_magic.views import InstanceList, SessionCounts
 

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -185,11 +184,12 @@ def _from_jupysql() -> Settings:
 
 def _from_playground() -> Settings:
     try:
-        cluster, records = (import_module(f"tidb_magic.playground.{name}") for name in ("cluster", "records"))
+        from tidb_magic.playground.cluster import obtain
+        from tidb_magic.playground.records import Options
     except ModuleNotFoundError as error:
         raise SettingsError(str(error)) from error
     try:
-        found: str = cluster.obtain(records.Options(workload=True)).url(0)
+        found = obtain(Options(workload=True)).url(0)
     except KeyboardInterrupt:
         raise Interrupted("What was started is stopped again.") from None
     return parse_url(found)

@@ -25,6 +25,14 @@ _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 @dataclass(frozen=True)
+class Rights:
+    """Whose sessions may be ended: those of `user`, or all."""
+
+    user: str
+    others: bool
+
+
+@dataclass(frozen=True)
 class Transaction:
     """What INFORMATION_SCHEMA.TIDB_TRX says of a session's transaction: what it would roll back.
 

@@ -1,6 +1,5 @@
 """A list of sessions as the table in the browser gets it: plain values, ids as text, nothing that has to be secret."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -8,7 +7,7 @@ import pandas as pd
 from tidb_magic.lockforest import HEADER, LockForest
 from tidb_magic.processlist import SHOWN, ProcessList
 from tidb_magic.render import statement
-from tidb_magic.sessions import runs
+from tidb_magic.sessions import Rights, runs
 
 FIRST = 200  # rows that are sent at once; the others follow in parts, so that a long list is drawn as fast as a short
 PART = 5_000
@@ -26,14 +25,6 @@ _REASONS = (
     "It is no session.",
 )
 _OURS, _IDLE, _STRANGER, _WAITS, _NOBODY = range(1, 6)  # places in it
-
-
-@dataclass(frozen=True)
-class Rights:
-    """Whose sessions may be ended: those of `user`, or all."""
-
-    user: str
-    others: bool
 
 
 def snapshot(frame: ProcessList, rights: Rights, version: int) -> dict[str, Any]:
