@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tidb_magic import Outcome
+from tidb_magic.lines import connect_parser, kill_parser, ps_parser
 from tidb_magic.magics import TidbMagics
 from tidb_magic.playground.__main__ import parser
 
@@ -16,11 +17,12 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-MAGIC_OPTIONS = {
-    option
-    for magic in (TidbMagics.tidb_connect, TidbMagics.tidb_ps, TidbMagics.tidb_kill)
-    for option in re.findall(r"^ *(--[a-z-]+) ", magic.__doc__ or "", re.MULTILINE)
+MAGICS = {
+    "connect": (TidbMagics.tidb_connect, connect_parser()),
+    "ps": (TidbMagics.tidb_ps, ps_parser()),
+    "kill": (TidbMagics.tidb_kill, kill_parser()),
 }
+MAGIC_OPTIONS = {option for _, reader in MAGICS.values() for option in reader.options}
 
 
 def playground_options() -> set[str]:
@@ -37,6 +39,25 @@ def playground_options() -> set[str]:
 @pytest.mark.parametrize("option", sorted({*MAGIC_OPTIONS, *playground_options()}))
 def test_every_option_is_in_the_readme(option: str) -> None:
     assert re.search(rf"{option}\b", README)
+
+
+@pytest.mark.parametrize("name", MAGICS)
+def test_every_option_is_in_the_help_of_its_magic(name: str) -> None:
+    magic, reader = MAGICS[name]
+    assert {option for option in reader.options if not re.search(rf"{option}\b", magic.__doc__ or "")} == set()
+
+
+@pytest.mark.parametrize("name", TidbMagics.class_trait_names(config=True))
+def test_every_setting_is_in_the_readme_with_its_default(name: str) -> None:
+    default = TidbMagics.class_traits()[name].default_value
+    shown = "" if default == "" else f"`{default}`" if isinstance(default, (bool, str)) else f"{default:g}"
+    assert re.search(rf"^\| `{name}` \| {re.escape(shown)} ?\| ", README, re.MULTILINE)
+
+
+@pytest.mark.parametrize("named", sorted(set(re.findall(r"`(tests/\w+\.py)::(\w+)`", README))))
+def test_every_test_that_the_readme_names_exists(named: tuple[str, str]) -> None:
+    file, test = named
+    assert f"\ndef {test}(" in (ROOT / file).read_text()
 
 
 @pytest.mark.parametrize("outcome", [outcome for outcome in Outcome if outcome is not Outcome.PLANNED])
