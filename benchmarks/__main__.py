@@ -1,8 +1,7 @@
 """``python -m benchmarks``: the table of ratios, on a playground of its own."""
 
 import argparse
-import subprocess
-import sys
+from importlib import import_module
 
 from IPython.core.interactiveshell import InteractiveShell
 
@@ -13,12 +12,7 @@ from benchmarks.crowd import crowd
 from benchmarks.ratio import HEADER
 from tidb_magic.playground import Playground
 
-HEAVY = ("pandas", "pymysql", "ipywidgets", "anywidget")
-LOADING = (
-    "import sys, tidb_magic; from IPython.core.interactiveshell import InteractiveShell as S;"
-    "S.instance().run_line_magic('load_ext', 'tidb_magic');"
-    f"print(', '.join(m for m in {HEAVY} if m in sys.modules) or 'none of them')"
-)
+loading = import_module("benchmarks.import")  # a keyword, which no import statement takes
 
 
 def main() -> None:
@@ -35,10 +29,8 @@ def main() -> None:
             ratios += killing.single(shell, playground, rounds=options.rounds)
             ratios += killing.many(shell, playground)
             ratios += listing.frozen(shell, playground)
-    ratios += widget.compare()
-    print(HEADER, *(ratio.line for ratio in ratios), sep="\n")
-    loaded = subprocess.run([sys.executable, "-c", LOADING], capture_output=True, text=True, check=True).stdout.strip()
-    print(f"Loading imports of {', '.join(HEAVY)}: {loaded}.")
+    ratios += widget.compare() + loading.compare()
+    print(HEADER, *(ratio.line for ratio in ratios), loading.said(loading.heavy()), sep="\n")
 
 
 if __name__ == "__main__":

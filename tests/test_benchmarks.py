@@ -1,6 +1,7 @@
 """Lists and kills among 2,000 real sessions beside the usual tools, in one run."""
 
 from collections.abc import Callable, Iterator
+from importlib import import_module
 
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
@@ -54,3 +55,10 @@ def test_the_kill_of_200_among_2000_sessions_beside_one_by_one(
 ) -> None:
     ratios = measured(lambda: killing.many(session_shell, crowded, rounds=1))
     assert [ratio.most for ratio in ratios] == [0.1]
+
+
+def test_loading_beside_the_start_of_ipython() -> None:
+    loading = import_module("benchmarks.import")
+    ratios = measured(lambda: loading.compare(rounds=5))
+    assert [ratio.most for ratio in ratios] == [0.20, 0.40]
+    assert loading.heavy() == []

@@ -39,6 +39,7 @@ def test_at_rest_there_is_no_thread_and_a_watch_starts_one_again() -> None:
         assert not dog._thread.is_alive()
     watch = dog.watch(3_600, lambda: None)
     dog.rest()  # somebody waits
+    assert dog._thread is not None
     assert dog._thread.is_alive()
     dog.forget(watch)
     dog.rest()

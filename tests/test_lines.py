@@ -217,6 +217,7 @@ PARSERS = [ps_parser(), kill_parser(), connect_parser()]
         ),
         (connect_parser(), "prod --aliass=joe:planted-s3cret@b", "Did you mean --alias? %tidb_connect? shows"),
         (ps_parser(), "everything", "everything. %tidb_ps? shows"),
+        (ps_parser(), "idl", "idl. %tidb_ps? shows"),
         (ps_parser(), "--sorting-order", "--sorting-order. %tidb_ps? shows"),
         (kill_parser(), "5 --sort", "--sort. %tidb_kill? shows"),  # and not --host
         (kill_parser(), "5 -y", "-y. %tidb_kill? shows"),

@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from tidb_magic.connection_id import ConnectionId
     from tidb_magic.errors import TidbMagicError
     from tidb_magic.grammar import KillStatement, parse_kill
+    from tidb_magic.lockforest import LockForest
     from tidb_magic.processlist import ProcessList
     from tidb_magic.reports import History, KillReport
     from tidb_magic.targets import Outcome
+    from tidb_magic.views import InstanceList, SessionCounts
 
 __version__ = "0.1.0"
 
@@ -26,11 +28,14 @@ _HOME = {
     "Cluster": "api",
     "ConnectionId": "connection_id",
     "History": "reports",
+    "InstanceList": "views",
     "KillReport": "reports",
     "KillStatement": "grammar",
+    "LockForest": "lockforest",
     "Outcome": "targets",
     "PasswordInUrlWarning": "api",
     "ProcessList": "processlist",
+    "SessionCounts": "views",
     "TidbMagicError": "errors",
     "connect": "api",
     "parse_kill": "grammar",
@@ -40,11 +45,14 @@ __all__ = [
     "Cluster",
     "ConnectionId",
     "History",
+    "InstanceList",
     "KillReport",
     "KillStatement",
+    "LockForest",
     "Outcome",
     "PasswordInUrlWarning",
     "ProcessList",
+    "SessionCounts",
     "TidbMagicError",
     "connect",
     "parse_kill",

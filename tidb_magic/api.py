@@ -17,7 +17,7 @@ import pandas as pd
 from tidb_magic.aftermath import behind, follow, still_blocking
 from tidb_magic.audit import Audit
 from tidb_magic.errors import AuthenticationError, Interrupted, OptionError, TidbMagicError
-from tidb_magic.filters import Filters
+from tidb_magic.filters import Filters, seconds
 from tidb_magic.frames import counted
 from tidb_magic.groups import MAX_VICTIMS, TIMEOUT, How
 from tidb_magic.kill import kill
@@ -30,7 +30,7 @@ from tidb_magic.reading import LIMIT, count_by, count_waiting, list_instances, r
 from tidb_magic.reports import History, KillReport, history
 from tidb_magic.routing import Direct
 from tidb_magic.sessions import DEADLINE, Rights
-from tidb_magic.settings import Secret, Settings, seconds
+from tidb_magic.settings import Secret, Settings
 from tidb_magic.sources import Victims, matching, targets
 from tidb_magic.views import InstanceList, SessionCounts
 

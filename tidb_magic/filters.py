@@ -1,9 +1,11 @@
-"""Which sessions are meant: filters as a SQL condition with bound parameters. Pure text, no I/O."""
+"""Which sessions are meant: filters as a SQL condition with bound parameters; and times. Pure text, no I/O."""
 
 import re
 from dataclasses import dataclass, fields
 
 from tidb_magic.errors import OptionError
+
+_DAY = 86_400  # seconds
 
 
 @dataclass(frozen=True)
@@ -122,3 +124,21 @@ _CONDITIONS = {
     "match": "INFO RLIKE %(match)s",
 }
 _TEXTS = {*_CONDITIONS, "where"} - {"min_time"}
+
+
+def seconds(value: object, name: str) -> float:
+    """Check a number of seconds, above 0 and up to a day.
+
+    Raises
+    ------
+    OptionError
+        It is none; the message names the option.
+
+    Examples
+    --------
+    >>> seconds(2, "timeout")
+    2.0
+    """
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= _DAY:
+        return float(value)
+    raise OptionError(f"{name} is a number of seconds above 0 and up to {_DAY} (a day), not {value!r}.")

@@ -12,8 +12,8 @@ from typing import Any, NoReturn
 from IPython.core.error import UsageError
 
 from tidb_magic.errors import KillSyntaxError, OptionError
+from tidb_magic.filters import seconds
 from tidb_magic.grammar import KillStatement, parse_kill, parse_kills
-from tidb_magic.settings import seconds
 
 LIVE = 0.0  # --live without a number: as %config TidbMagics.live_interval has it
 PLACES = ("sql", "playground")  # words with a meaning of their own to %tidb_connect

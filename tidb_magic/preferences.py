@@ -51,7 +51,7 @@ class Preferences(Magics):
 
     def _environment(self, shell: Any) -> dict[str, Any]:
         """Return what the environment has and the profile has not."""
-        profile = shell.config.get(type(self).__name__, {})
+        profile = shell.config.get(type(self).__name__, {}) if shell is not None else {}
         found = {}
         for name, trait in self.traits(config=True).items():
             variable = f"TIDB_MAGIC_{name.upper()}"

@@ -212,6 +212,6 @@ def _transactions(starts: Sequence[str]) -> dict[str, Any]:
         if text and (found := _TXN_START.search(text)):
             numbers[at], missing[at] = int(found[1]), False
     moments = (numbers >> _LOGICAL_BITS).astype("datetime64[ms]")
-    moments[missing] = np.datetime64("NaT")
+    moments[missing] = np.datetime64("NaT", "ms")
     ids, times = pd.arrays.IntegerArray(numbers, missing), pd.DatetimeIndex(moments).tz_localize("UTC")
     return {"TXN_ID": ids, "TXN_START_TIME": times}

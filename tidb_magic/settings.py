@@ -7,12 +7,11 @@ from types import MappingProxyType
 from typing import NoReturn, Self
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
-from tidb_magic.errors import OptionError, SettingsError
+from tidb_magic.errors import SettingsError
 from tidb_magic.tls import OPTIONS, context
 
 DEFAULT_PORT = 4000
 _LAST_PORT = 65_535
-_DAY = 86_400
 _DIALECTS = ("mysql", "tidb")
 # Options that drivers and SQLAlchemy take in a URL and that do not say where to connect, as whom, or how safely.
 _NO_MATTER = {
@@ -103,24 +102,6 @@ def host_port(host: str, port: int) -> str:
     '[::1]:4000'
     """
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def seconds(value: object, name: str) -> float:
-    """Check a number of seconds, above 0 and up to a day.
-
-    Raises
-    ------
-    OptionError
-        It is none; the message names the option.
-
-    Examples
-    --------
-    >>> seconds(2, "timeout")
-    2.0
-    """
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= _DAY:
-        return float(value)
-    raise OptionError(f"{name} is a number of seconds above 0 and up to {_DAY} (a day), not {value!r}.")
 
 
 def parse_url(url: str, source: str = "") -> Settings:
