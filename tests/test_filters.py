@@ -140,13 +140,14 @@ def test_a_filter_that_cannot_be_meant_is_one_line_that_names_it(
     assert cluster.processlist().complete  # the connection is still good
 
 
-def test_a_mistake_in_the_magic_names_the_option_as_typed(cluster: Cluster) -> None:
+def test_a_mistake_in_the_magic_names_the_option_as_typed(playground: Playground) -> None:
     magics: Any = TidbMagics(None)
-    magics.cluster = cluster
+    magics.tidb_connect(playground.url(0))
     for line, says in (("--min-time -1", "--min-time is a number"), ("--user ''", "--user is empty")):
         with pytest.raises(UsageError, match=says):
             magics.tidb_ps(line)
     assert len(magics.tidb_ps("--match 'a{2}b' --where \"USER = '$x'\"")) == 0
+    magics.close()
 
 
 @given(st.dictionaries(st.sampled_from(TEXTS), st.text(min_size=1).filter(str.strip)), st.booleans())

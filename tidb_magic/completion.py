@@ -13,7 +13,7 @@ from IPython.core.completer import CompletionContext, SimpleCompletion, SimpleMa
 from IPython.core.error import UsageError
 from IPython.core.prefilter import is_shadowed
 
-from tidb_magic.lines import FILTERS, Parser, connect_parser, kill_parser, ps_parser
+from tidb_magic.lines import FILTERS, NOT_WITH, Parser, connect_parser, kill_parser, ps_parser
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -49,8 +49,6 @@ _MAGIC = re.compile(rf"\s*(?P<assigned>[^%=()#]+=\s*)?(?P<escape>%{{0,2}})(?P<na
 _WORD = re.compile(r"""(?:[^ \t\r\n'"\\]|\\.|'[^']*(?:'|$)|"(?:[^"\\]|\\.)*(?:"|\\?$)|\\$)+""")  # the last may be open
 _PORT = re.compile(r":[0-9]+$")
 _LISTED = {"user", "host", "db", "instance", "command"}
-_VIEWS = {"by", "locks", "instances", "history", "live"}
-_FILTERS = {*FILTERS, "min_time", "idle"}
 _TARGETS = {
     ("pymysql", "Connection"),
     *(("sqlalchemy", name) for name in ("Engine", "Connection", "URL", "AsyncEngine", "AsyncConnection")),
@@ -135,13 +133,13 @@ class Line:
     def _options(self) -> Iterator[Offer]:
         """Return the options that are not given yet, and do not contradict what is."""
         out = set(self.given)
-        if out & _VIEWS:
-            out |= _VIEWS
+        for view, others in NOT_WITH.items():
+            out |= others if view in self.given else {view} if others & self.given else set()
         if out & {"yes", "dry_run"}:
             out |= {"yes", "dry_run"}
         if self.above_cell or self._ids() or "from_" in out:
-            out |= {*_FILTERS, "from_"}
-        elif out & _FILTERS:
+            out |= FILTERS | {"from_"}
+        elif out & FILTERS:
             out.add("from_")
         if self.above_cell:
             out.add("yes")
@@ -156,7 +154,7 @@ class Line:
         if self.parser is kill_parser() and not self.above_cell:
             if {word.upper() for word in self.others} <= {"KILL", "TIDB"}:
                 yield from [("QUERY", "its statement"), ("CONNECTION", "the session")]
-            if known.seen is not None and not self.given & {*_FILTERS, "from_"}:
+            if known.seen is not None and not self.given & (FILTERS | {"from_"}):
                 done = self._ids()
                 yield from (offer for offer in _sessions(known.seen, typed) if offer[0] not in done)
 

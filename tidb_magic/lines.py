@@ -17,7 +17,15 @@ from tidb_magic.grammar import KillStatement, parse_kill, parse_kills
 
 LIVE = 0.0  # --live without a number: as %config TidbMagics.live_interval has it
 PLACES = ("sql", "playground")  # words with a meaning of their own to %tidb_connect
-FILTERS = ("user", "host", "db", "instance", "command", "match", "where")
+_TEXTS = ("user", "host", "db", "instance", "command", "match", "where")
+FILTERS = frozenset({*_TEXTS, "min_time", "idle"})
+# Each view without the options that would do nothing there.
+NOT_WITH = {
+    "history": FILTERS | {"sort", "full", "limit", "by", "instances", "locks", "live"},
+    "locks": FILTERS | {"sort", "full", "limit", "by", "instances", "live"},
+    "instances": FILTERS | {"sort", "full", "limit", "by", "live"},
+    "by": {"sort", "full", "idle", "live"},
+}
 _EXPANDED = "\ue000"  # private use: stands for what {...} gave, followed by its number
 _WORD = re.compile(r"\s*((?:[^\s'\"\\]|\\.|'[^']*'|\"(?:[^\"\\]|\\.)*\")+|['\"\\])", re.DOTALL)
 
@@ -129,7 +137,7 @@ def parser(name: str) -> Parser:
 
 def _filtering(name: str) -> Parser:
     made = parser(name)
-    for option in FILTERS:
+    for option in _TEXTS:
         made.add_argument(f"--{option}")
     made.add_argument("--min-time", type=float)
     made.add_argument("--idle", action="store_true", default=None)

@@ -20,6 +20,7 @@ from tidb_magic.errors import NotConnectedError, OptionError
 from tidb_magic.lines import (
     FILTERS,
     LIVE,
+    NOT_WITH,
     Parser,
     connect_parser,
     flat,
@@ -42,16 +43,8 @@ if TYPE_CHECKING:
     from tidb_magic.widget import Settings as WidgetSettings
 
 _VARIABLE = re.compile(r"\$\w+|\{.*\}")
-_FILTERS = {*FILTERS, "min_time", "idle"}
 # What shows itself as a table with Kill buttons.
 _SHOWN = [("processlist", "ProcessList"), ("lockforest", "LockForest"), ("widget", "SessionTable")]
-# Each view without the options that would do nothing there.
-_NOT_WITH = {
-    "history": _FILTERS | {"sort", "full", "limit", "by", "instances", "locks", "live"},
-    "locks": _FILTERS | {"sort", "full", "limit", "by", "instances", "live"},
-    "instances": _FILTERS | {"sort", "full", "limit", "by", "live"},
-    "by": {"sort", "full", "idle", "live"},
-}
 
 
 @magics_class
@@ -200,7 +193,7 @@ class TidbMagics(Preferences):
         """
         reader = ps_parser()
         given = {name: value for name, value in vars(reader.parse(line)).items() if value is not None}
-        for view, others in _NOT_WITH.items():
+        for view, others in NOT_WITH.items():
             if view in given and (besides := sorted(others & given.keys())):
                 reader.error(f"--{view} does not go with --{besides[0].replace('_', '-')}")
         if "history" in given:
@@ -271,7 +264,7 @@ class TidbMagics(Preferences):
         expanded, values = reader.expand(line, lambda text: eval(text, self._names(local_ns)))  # noqa: S307 (typed here)
         options = reader.parse(expanded)
         query, ids = kill_words(options.words, values)
-        filters = {name: value for name in _FILTERS if (value := getattr(options, name)) is not None}
+        filters = {name: value for name in FILTERS if (value := getattr(options, name)) is not None}
         if (len(ids) > 0) + (options.from_ is not None) + bool(filters) > 1:
             reader.error("give ids, or --from, or filters, and only one of them")
         if not (ids or options.from_ or filters):
@@ -306,7 +299,7 @@ class TidbMagics(Preferences):
         """
         reader = kill_parser()
         options = reader.parse(line)
-        for name in ("words", "from_", "yes", *sorted(_FILTERS)):
+        for name in ("words", "from_", "yes", *sorted(FILTERS)):
             if getattr(options, name) not in (None, []) and getattr(options, name) is not False:
                 option = "an id" if name == "words" else f"--{name.strip('_').replace('_', '-')}"
                 raise usage_error("%%tidb_kill", f"the cell says whom to kill: above it {option} has no meaning.")
