@@ -95,17 +95,34 @@ def test_what_is_connected_can_get_an_alias_later(shell: InteractiveShell, playg
     assert list(connect(shell, "--list")["ALIAS"]) == ["main"]
 
 
-def test_close_closes_one_and_the_one_before_is_current_again(shell: InteractiveShell, playground: Playground) -> None:
+def test_after_close_no_other_cluster_takes_its_place_unnoticed(
+    shell: InteractiveShell, playground: Playground
+) -> None:
     one = connect(shell, f"{playground.url(0)} --alias one")
     two = connect(shell, f"{playground.url(1)} --alias two")
     assert connect(shell, "--close") is two
     assert repr(two) == f"<Cluster {two.address}: closed>"
-    assert connect(shell) is one
+    for line in ("", "--close"):
+        with pytest.raises(NotConnectedError, match="one"):
+            connect(shell, line)
+    with pytest.raises(NotConnectedError, match="there are: one"):
+        shell.run_line_magic("tidb_ps", "")
+    assert connect(shell, "one") is one
     connect(shell, "one --close")
     assert one.closed
     for line in ("--close", ""):
         with pytest.raises(NotConnectedError, match="First: %tidb_connect"):
             connect(shell, line)
+
+
+def test_a_cluster_that_a_program_closed_is_not_connected_any_more(
+    shell: InteractiveShell, playground: Playground
+) -> None:
+    connect(shell, playground.url(0)).close()
+    assert len(connect(shell, "--list")) == 0
+    with pytest.raises(NotConnectedError, match="First: %tidb_connect"):
+        shell.run_line_magic("tidb_ps", "")
+    assert not connect(shell, playground.url(0)).closed
 
 
 @pytest.mark.parametrize(
@@ -120,7 +137,13 @@ def test_close_closes_one_and_the_one_before_is_current_again(shell: Interactive
         ("--section ''", UsageError, "argument --section: it is empty"),
         ("mysql://db --section prod", SettingsError, "Name one thing to connect to"),
         ("mysql://db --ssl-ca /nowhere/ca.pem", SettingsError, "there is no file /nowhere/ca.pem"),
-        ("prod", SettingsError, "'prod' is no URL .*, no variable, and no alias \\(there are: main\\)"),
+        ("main --ssl-ca /nowhere/ca.pem", UsageError, "main is connected already: --close it first"),
+        ("main --alias other", UsageError, "other is another connection, to root@.*: --close it first"),
+        ("--alias other", UsageError, "other is another connection, to root@.*: --close it first"),
+        ("nothing", SettingsError, "The variable nothing holds None, nothing to connect to"),
+        ("db.example.com:4000", SettingsError, "Did you mean mysql://db.example.com:4000\\?"),
+        ("--ssl-ca /nowhere/ca.pem", NotConnectedError, "Nothing says where to connect"),
+        ("prod", SettingsError, "'prod' is no URL .*, no variable, and no alias \\(there are: other, main\\)"),
         ("prod --close", SettingsError, "No connection is called 'prod': %tidb_connect --list shows them"),
         ("text", SettingsError, "The variable text holds a text that is no URL"),
         ("number", SettingsError, "builtins.int is neither a URL nor"),
@@ -130,8 +153,9 @@ def test_close_closes_one_and_the_one_before_is_current_again(shell: Interactive
 def test_a_mistake_is_one_line_and_what_is_connected_stays(
     shell: InteractiveShell, playground: Playground, line: str, kind: type[Exception], says: str
 ) -> None:
+    connect(shell, f"{playground.url(1)} --alias other")
     cluster = connect(shell, f"{playground.url(0)} --alias main")
-    shell.user_ns |= {"text": PLANTED, "number": 5, "url": f"mysql://joe:{PLANTED}@db:port"}
+    shell.user_ns |= {"nothing": None, "text": PLANTED, "number": 5, "url": f"mysql://joe:{PLANTED}@db:port"}
     with pytest.raises(kind, match=says) as refused:
         connect(shell, line)
     assert "\n" not in str(refused.value)

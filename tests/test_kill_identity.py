@@ -254,6 +254,12 @@ def test_ids_from_2_to_the_63_on_belong_to_nobody_in_a_frame_too(cluster: Cluste
     assert f"{2**63 + 1}: no session has this id: ids end below 2^63" in row["REASON"]
 
 
+def test_the_history_is_no_list_of_whom_to_kill(cluster: Cluster) -> None:
+    cluster.plan([12345678])
+    with pytest.raises(OptionError, match="The history says what was, in any cluster: list again"):
+        cluster.kill(cluster.history())
+
+
 def test_rows_without_an_id_or_with_two_versions_of_one_session_are_refused(
     playground: Playground, cluster: Cluster
 ) -> None:

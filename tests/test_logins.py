@@ -404,6 +404,7 @@ def test_an_engine_that_cannot_connect_says_why_in_a_line(playground: Playground
         ("[mysqld]\nport=1\n", "has neither a group [client] nor [tidb_magic]; it has: mysqld."),
         (f"[client]\nport=x\npassword={PLANTED}", "the port is a number from 0 to 65535, not 'x'."),
         (f"[client]\nsocket=/tmp/x\npassword={PLANTED}", "names a socket and no host"),
+        (f"[tidb_magic]\nhots=db\npassword={PLANTED}", "there is no option hots in [tidb_magic]; there are host, port"),
         (f"[client]\nssl-ca=/nowhere\npassword={PLANTED}", "ssl_ca: there is no file /nowhere."),
     ],
 )

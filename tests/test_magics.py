@@ -73,6 +73,7 @@ def test_several_ids_get_a_row_each_in_their_order(connected: InteractiveShell) 
     ("magic", "line", "says"),
     [
         ("tidb_ps", "--idl", "unrecognized arguments: --idl"),
+        ("tidb_ps", "--limit 99999999999999999999", "--limit is a whole number of rows from 1 to 10,000,000, not 9999"),
         ("tidb_ps", "everything", "unrecognized arguments: everything"),
         ("tidb_ps", "'", "no closing quotation"),
         ("tidb_kill", "", "Expected a connection id (digits only), found the end"),

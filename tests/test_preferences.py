@@ -95,9 +95,21 @@ def test_a_bad_value_in_the_environment_is_one_line_at_loading(
     shell: InteractiveShell, monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     monkeypatch.setenv(f"TIDB_MAGIC_{name.upper()}", value)
-    with pytest.raises(SettingsError, match=f"^TIDB_MAGIC_{name.upper()} of the environment is '{value}'.") as refused:
+    with pytest.raises(
+        SettingsError, match=f"^TIDB_MAGIC_{name.upper()} of the environment is '{value}', not an?y? "
+    ) as refused:
         shell.run_line_magic("reload_ext", "tidb_magic")
     assert "\n" not in str(refused.value)
+
+
+def test_a_bad_value_in_the_profile_is_one_line_at_loading(shell: InteractiveShell, profile: Config) -> None:
+    profile.TidbMagics.limit = "many"
+    with pytest.raises(
+        SettingsError, match=r"^The profile has a setting that cannot be; the magics are not loaded\."
+    ) as no:
+        shell.run_line_magic("reload_ext", "tidb_magic")
+    assert "'limit'" in str(no.value)
+    assert "\n" not in str(no.value)
 
 
 @pytest.mark.parametrize(("name", "value"), [("limit", 0), ("deadline", 0), ("direct", "maybe"), ("max_victims", "x")])
@@ -172,8 +184,11 @@ def test_without_show_sql_a_report_and_the_locks_show_none(hidden: InteractiveSh
         forest = eventually(
             lambda: (found := hidden.run_line_magic("tidb_ps", "--locks")) and len(found.roots) and found
         )
+        counts = hidden.run_line_magic("tidb_ps", "--by USER,INFO")
         report = hidden.run_line_magic("tidb_kill", "QUERY --match 4711 --command Query --yes")
-    shown = "".join(one + two for one, two in ((repr(x), x._repr_html_()) for x in (forest, forest.frame, report)))
+    shown = "".join(
+        one + two for one, two in ((repr(x), x._repr_html_()) for x in (forest, forest.frame, report, counts))
+    )
     assert "0815" not in shown
     assert "test.cards" in shown
     assert "UPDATE …" in shown

@@ -13,6 +13,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from tidb_magic.driver import Result
+from tidb_magic.frames import Origin
 from tidb_magic.processlist import ProcessList, to_frame
 from tidb_magic.sessions import Rights
 from tidb_magic.snapshot import PART, TEXT_SENT, part, snapshot
@@ -296,6 +297,11 @@ def test_the_header_counts_sessions_by_instance_and_user_and_names_the_longest_r
     assert header.get_by_label("Sessions by instance").locator("li").all_text_contents() == [f"{HERE}2", f"{THERE}1"]
     assert header.get_by_label("Sessions by user").locator("li").all_text_contents() == ["ann2", "bob1"]
     expect(header.locator(".tidb-facts")).to_contain_text("longest running1h 03m")
+
+
+def test_the_header_names_the_cluster(table: Table) -> None:
+    shown = table(listed(session(1), origin=Origin("db.example.com:4000")))
+    expect(shown.root.locator(".tidb-facts")).to_contain_text("clusterdb.example.com:4000")
 
 
 def test_how_many_wait_for_locks_is_shown_when_the_kernel_knows_it(table: Table) -> None:

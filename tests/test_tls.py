@@ -94,15 +94,21 @@ def test_where_tls_is_asked_for_it_is_verified_unless_it_says_otherwise(
     files: dict[str, str], options: dict[str, str], certificate: bool, name: bool
 ) -> None:
     used = context({key: files.get(value, value) for key, value in options.items()}, "db.example.com")
-    assert used is not None
+    assert isinstance(used, ssl.SSLContext)
     assert (used.verify_mode is ssl.CERT_REQUIRED, used.check_hostname) == (certificate, name)
     assert verifies(used) is (certificate and name)
 
 
-@pytest.mark.parametrize("options", [{}, {"ssl_mode": "PREFERRED"}, {"ssl_mode": "DISABLED"}, {"ssl": "off"}])
+@pytest.mark.parametrize("options", [{}, {"ssl_mode": "PREFERRED"}, {"ssl_verify_cert": "false"}])
 def test_where_it_is_not_asked_for_it_is_left_to_the_server(options: dict[str, str]) -> None:
     assert context(options, "db.example.com") is None
     assert not verifies(None)
+
+
+@pytest.mark.parametrize("options", [{"ssl_mode": "DISABLED"}, {"ssl": "off"}, {"ssl_disabled": "true"}])
+def test_it_can_be_switched_off(options: dict[str, str]) -> None:
+    assert context(options, "db.example.com") is False
+    assert not verifies(False)  # noqa: FBT003
 
 
 @pytest.mark.parametrize("host", ["tidbcloud.com", "gateway01.eu-central-1.prod.aws.tidbcloud.com"])
@@ -158,8 +164,13 @@ def test_the_ca_can_be_given_on_the_line(shell: InteractiveShell, with_tls: Play
 def test_without_a_ca_tls_is_used_and_called_unverified(with_tls: Playground, playground: Playground) -> None:
     with tidb_magic.connect(with_tls.url(0).partition("?")[0]) as cluster:
         assert "TLS not verified" in repr(cluster)
-    with tidb_magic.connect(playground.url(0)) as cluster:
-        assert "TLS" not in repr(cluster)
+    off = f"{with_tls.url(0).partition('?')[0]}?ssl_mode=DISABLED"
+    for url in (off, playground.url(0)):
+        with tidb_magic.connect(url) as cluster:
+            assert "TLS" not in repr(cluster)
+            assert cluster.state["TLS"] == "no TLS"
+    with pytest.raises(SettingsError, match="TLS is switched off there, and --ssl-ca asks for it"):
+        tidb_magic.connect(off, ssl_ca=str(with_tls.folder / "ca.pem"))
 
 
 def test_a_wrong_ca_is_one_line(with_tls: Playground, files: dict[str, str]) -> None:
@@ -246,6 +257,12 @@ def test_every_error_of_a_login_is_a_line_of_its_own(
     assert type(made) is kind
     assert says in str(made)
     assert "\n" not in str(made)
+
+
+def test_what_does_not_speak_mysqls_protocol_is_called_so() -> None:
+    error = pymysql.InternalError("Packet sequence number wrong - got 80 expected 0")
+    said = "What answers at root@db:4000 does not speak MySQL's protocol. Is the port right?"
+    assert str(connect_error(Settings("db"), error)) == said
 
 
 def test_a_key_that_wants_a_password_asks_nobody(tmp_path: Path, files: dict[str, str]) -> None:

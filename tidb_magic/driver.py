@@ -320,7 +320,8 @@ def open_driver(settings: Settings, timeout: float) -> Driver:
             user=settings.user,
             password=(settings.password or Secret("")).reveal(),
             database=settings.database,
-            ssl=settings.tls,  # as it is; without it TLS is used if the server offers it
+            ssl=settings.tls or None,  # as it is; without it TLS is used if the server offers it
+            ssl_disabled=settings.tls is False,
             charset="utf8mb4",
             use_unicode=False,
             conv=encoders,  # type: ignore[arg-type]  # what is read is converted by _Answer
@@ -335,11 +336,11 @@ def open_driver(settings: Settings, timeout: float) -> Driver:
             _DRIVERS.add(driver)
         limit = Deadline(driver, timeout)
         driver.guarded = bool(settings.password) and not (settings.trusted or verifies(settings.tls))
-        driver.asked_tls = settings.tls is not None
+        driver.asked_tls = bool(settings.tls)
         with limit:
             driver.connect()
     except KeyboardInterrupt:
-        problem = Interrupted("Not connected.")
+        problem = Interrupted("No connection was opened.")
     except Exception as error:  # noqa: BLE001 (whatever it is, its traceback holds the password)
         problem = connect_error(settings, silence if limit and limit.passed else error)
         problem.__cause__ = bare(error)

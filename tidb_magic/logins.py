@@ -48,6 +48,8 @@ def find(
             raise SettingsError("Name one thing to connect to: a target, or --section and --defaults-file.")
         found = _find(target, section, defaults_file)
         if ssl_ca is not None:
+            if found.tls is False:
+                raise SettingsError("TLS is switched off there, and --ssl-ca asks for it.")
             found = replace(found, tls=context({"ssl_ca": ssl_ca or "(nothing)"}, found.host))
     except TidbMagicError as error:
         error.__cause__ = None
@@ -158,7 +160,7 @@ def _from_pymysql(connection: Any, source: str) -> Settings:
     )
     # It also holds a context where TLS is only used if the server offers it (PyMySQL from 1.2 on).
     asked = connection.ssl and getattr(connection, "_ssl_required", True)
-    return replace(found, tls=connection.ctx) if asked else found
+    return replace(found, tls=connection.ctx if asked else None if connection.ssl else False)
 
 
 def _from_jupysql() -> Settings:

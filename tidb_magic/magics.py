@@ -97,12 +97,15 @@ class TidbMagics(Preferences):
         user@host:port); else the empty one is tried, and then you are asked.
 
         TLS, always verified where it is asked for: by --ssl-ca, by ?ssl_ca=PATH or ?ssl_mode=REQUIRED in the URL, by
-        what the source says, and for *.tidbcloud.com. Else it is used if the server offers it, unverified.
+        what the source says, and for *.tidbcloud.com. Else it is used if the server offers it, unverified. Less has to
+        be said: ?ssl_verify_identity=false (any host's name), ?ssl_verify_cert=false (any certificate),
+        ?ssl_mode=DISABLED.
 
-        --alias NAME   keep it besides others, under this name; a connection without a name replaces the last such one
+        --alias NAME   keep it besides others, under this name; a connection without a name replaces the last such one.
+                       Without a word, or with an alias, it is the new name of what is connected
         --ssl-ca PATH  the CA of the server's certificate
         --list         what is connected; without a word the current Cluster is returned
-        --close        close it, with its tables and threads
+        --close        close it, with its tables and threads; then none is current
 
         Returns a Cluster; with --list a ConnectionList, a DataFrame.
 
@@ -133,6 +136,8 @@ class TidbMagics(Preferences):
                 return self._open.close(options.target or self._open.name(self._connected()))
             given = {name: vars(options)[name] for name in alone & {"section", "defaults_file", "ssl_ca"}}
             return self._open.connect(vars(options).pop("target"), variable, given, options.alias, self.direct)
+        except OptionError as error:
+            raise usage_error("%tidb_connect", str(error)) from error
         finally:
             if self.cluster is not before:
                 self.seen = None
@@ -389,8 +394,9 @@ class TidbMagics(Preferences):
 
     def _connected(self) -> "Cluster":
         if self.cluster is None:
+            there = f"; there are: {', '.join(name or '(no alias)' for name in self.clusters)}" if self.clusters else ""
             raise NotConnectedError(
-                "Not connected. First: %tidb_connect mysql://user@host:4000 (or: %tidb_connect playground)"
+                f"Not connected. First: %tidb_connect mysql://user@host:4000 (or: %tidb_connect playground){there}"
             )
         return self.cluster
 

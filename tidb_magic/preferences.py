@@ -38,7 +38,7 @@ class Preferences(Magics):
     show_sql = Bool(
         default_value=True,
         help="Whether statements, and the values of locked keys, are shown; if not, only what kind they are. For"
-        " notebooks that leave the team. DataFrames hold them all the same.",
+        " notebooks that leave the team. What is shown already stays; DataFrames hold them all the same.",
     ).tag(config=True)
     direct = Enum(
         ["auto", "always", "never"],
@@ -47,7 +47,12 @@ class Preferences(Magics):
     ).tag(config=True)
 
     def __init__(self, shell: Any) -> None:
-        super().__init__(shell, **self._environment(shell))
+        try:
+            super().__init__(shell, **self._environment(shell))
+        except TraitError as error:
+            raise SettingsError(
+                f"The profile has a setting that cannot be; the magics are not loaded. {error}"
+            ) from None
 
     def _environment(self, shell: Any) -> dict[str, Any]:
         """Return what the environment has and the profile has not."""
@@ -59,7 +64,10 @@ class Preferences(Magics):
                 try:
                     found[name] = trait._validate(self, trait.from_string(text))  # noqa: SLF001 (before it is set)
                 except (TraitError, ValueError):
-                    raise SettingsError(f"{variable} of the environment is {text!r}. {trait.help}") from None
+                    raise SettingsError(
+                        f"{variable} of the environment is {text!r}, not {trait.info()}; the magics are not loaded."
+                        f" {trait.help}"
+                    ) from None
         return found
 
     @observe("show_sql")

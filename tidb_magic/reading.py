@@ -29,6 +29,7 @@ LIMIT = 200  # rows
 ALL = 1_000_000  # rows: no limit
 _NUMBERS = {"bigint", "int", "double"}
 Frame = TypeVar("Frame", bound=ReadFrame)
+_MOST = 10_000_000  # rows
 _RIGHTS_AGE = 30.0  # seconds after which a list that shows one user only makes us ask again whether it may show others
 
 
@@ -195,8 +196,8 @@ def _frame(result: Result) -> pd.DataFrame:
 
 
 def _check(limit: int) -> None:
-    if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
-        raise OptionError(f"limit is a whole number of rows from 1 on, not {limit!r}.")
+    if not isinstance(limit, int) or isinstance(limit, bool) or not 1 <= limit <= _MOST:
+        raise OptionError(f"limit is a whole number of rows from 1 to {_MOST:,}, not {limit!r}.")
 
 
 def _column(link: Link, name: str, option: str) -> str:

@@ -4,7 +4,7 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import NoReturn, Self
+from typing import Literal, NoReturn, Self
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from tidb_magic.errors import SettingsError
@@ -12,6 +12,7 @@ from tidb_magic.tls import OPTIONS, context
 
 DEFAULT_PORT = 4000
 _LAST_PORT = 65_535
+_NO_PORT = "the port is not a number from 0 to 65535 (in a password @ : / # are written %40 %3A %2F %23)"
 _DIALECTS = ("mysql", "tidb")
 # Options that drivers and SQLAlchemy take in a URL and that do not say where to connect, as whom, or how safely.
 _NO_MATTER = {
@@ -68,8 +69,9 @@ class Secret:
 
 @dataclass(frozen=True)
 class Settings:
-    """How to open a connection. `password` is None where none was given, `tls` where TLS was not asked for.
+    """How to open a connection. `password` is None where none was given.
 
+    `tls` is None where nothing was said of TLS, and False where it was switched off.
     `source` says where this comes from, if no person typed it. `trusted` is whether a person named this server. One
     that another server told us of gets no password that it could read: it has to challenge us (mysql_native_password),
     or to prove who it is by TLS.
@@ -80,7 +82,7 @@ class Settings:
     user: str = "root"
     password: Secret | None = None
     database: str | None = None
-    tls: ssl.SSLContext | None = field(default=None, repr=False)
+    tls: ssl.SSLContext | Literal[False] | None = field(default=None, repr=False)
     source: str = field(default="", repr=False, compare=False)
     trusted: bool = field(default=True, repr=False)
 
@@ -127,13 +129,13 @@ def parse_url(url: str, source: str = "") -> Settings:
     try:
         settings = _settings(urlsplit(url), source)
     except ValueError as error:  # a port that is no number, brackets that do not close; Python shows parts of the URL
-        problem = "the port is not a number from 0 to 65535" if str(error).startswith("Port") else "it is no URL"
+        problem = _NO_PORT if str(error).startswith("Port") else "it is no URL"
     except SettingsError as error:
         problem = str(error).removesuffix(".")
     del url  # a traceback with locals must not show the password
     if settings is None:
         where = f" ({source})" if source else ""
-        raise SettingsError(f"Cannot connect{where}: {problem}. A URL looks like mysql://user@host:4000/database")
+        raise SettingsError(f"Cannot connect{where}: {problem}. A URL looks like mysql://user@host:4000/database.")
     return settings
 
 

@@ -34,6 +34,7 @@ def snapshot(frame: ProcessList, rights: Rights, version: int) -> dict[str, Any]
     """
     times = frame["TIME"].dropna() if "TIME" in frame.columns else ()
     header = {
+        "facts": _cluster(frame),
         "instances": _groups(frame, "INSTANCE"),
         "users": _groups(frame, "USER"),
         "longest": int(max(times)) if len(times) else None,
@@ -78,7 +79,7 @@ def tree(forest: LockForest, rights: Rights, version: int) -> dict[str, Any]:
         "columns": ["ID", "INSTANCE", "USER", "WAITS", "HOLDS", "BEHIND", "FREES", "TRANSACTION", "INFO"],
         "reasons": list(_REASONS),
         "header": {
-            "facts": [["waits", str(len(forest.waits))], ["sessions to end", str(roots)]],
+            "facts": [*_cluster(frame), ["waits", str(len(forest.waits))], ["sessions to end", str(roots)]],
             "missing": list(forest.missing),
         },
         "footer": forest.summary,
@@ -104,6 +105,11 @@ def part(rows: ProcessList, frame: ProcessList, rights: Rights) -> dict[str, lis
     values["INFO"] = [text and text[:TEXT_SENT] for text in texts]
     cut = [len(text) if text and len(text) > TEXT_SENT else 0 for text in texts]  # how long it is
     return values | {"marks": marks, "cut": cut, "no_query": queries, "no_connection": connections}
+
+
+def _cluster(frame: ProcessList) -> list[list[str]]:
+    """Return which cluster it is, where that is known: there can be tables of several in a notebook."""
+    return [["cluster", frame.origin.address]] if frame.origin is not None else []
 
 
 def _milliseconds(frame: ProcessList) -> int | None:

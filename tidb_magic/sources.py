@@ -129,6 +129,8 @@ def _exact(ids: "pd.Series[Any]") -> None:
 
 def _rows(frame: pd.DataFrame, link: Link, *, query: bool) -> list[Target]:
     names = list(frame.columns)
+    if "ASKED" in names:
+        raise OptionError("The history says what was, in any cluster: list again.")
     if names.count("ID") != 1:
         raise OptionError("The frame has no column ID, or several: rows of %tidb_ps have one.")
     requested = None

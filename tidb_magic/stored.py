@@ -16,10 +16,11 @@ from tidb_magic.tls import OPTIONS
 
 _MY_CNF, _CONNECTIONS = "~/.my.cnf", "~/.jupysql/connections.ini"
 _GROUP = "tidb_magic"  # of a MySQL option file, after [client]
+_KEYS = ("host", "port", "user", "password", "database", "socket")
 _QUOTED = re.compile(r"^(['\"])(.*)\1$")
 _NOTHING = (
-    "Not connected. First: %tidb_connect mysql://user@host:4000 (or: %tidb_connect playground). %tidb_connect? tells"
-    " what else it can be."
+    "Nothing says where to connect. First: %tidb_connect mysql://user@host:4000 (or: %tidb_connect playground)."
+    " %tidb_connect? tells what else it can be."
 )
 
 
@@ -31,6 +32,11 @@ def from_option_file(file: Path, group: str | None = None) -> Settings:
     values = {**found.get("client", {}), **found.get(group or _GROUP, {})}
     if not values:
         raise SettingsError(f"{file} has neither a group [client] nor [{_GROUP}]; it has: {_names(found)}.")
+    ours = found.get(group or _GROUP, {}).keys() - {*_KEYS, *(name.replace("_", "-") for name in OPTIONS)}
+    if group is None and ours:
+        raise SettingsError(
+            f"{file}: there is no option {min(ours)} in [{_GROUP}]; there are {', '.join(_KEYS)}, ssl-ca ..."
+        )
     if values.get("socket") and not values.get("host"):
         raise SettingsError(f"{file} names a socket and no host; tidb_magic connects by host and port only.")
     options = {key.replace("-", "_"): value or "true" for key, value in values.items()}

@@ -3,6 +3,7 @@
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 from tidb_magic.errors import SettingsError
 
@@ -27,8 +28,10 @@ _WORDS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false":
 _CLOUD = ".tidbcloud.com"  # wants TLS, with a certificate that the system's own list of CAs verifies
 
 
-def context(options: Mapping[str, str], host: str) -> ssl.SSLContext | None:
-    """Return how to use TLS with that host, None if it is not asked for: then it is used where a server offers it.
+def context(options: Mapping[str, str], host: str) -> ssl.SSLContext | Literal[False] | None:
+    """Return how to use TLS with that host, None if nothing is said of it: then it is used where a server offers it.
+
+    False is TLS switched off.
 
     `options` are named as PyMySQL and MySQL's clients name them. Where TLS is asked for, the certificate and the host's
     name are verified, by the system's list of CAs if no file is given; ``ssl_verify_cert=false`` and
@@ -62,7 +65,7 @@ def context(options: Mapping[str, str], host: str) -> ssl.SSLContext | None:
         if asked or cloud:
             why = "TiDB Cloud takes nothing else" if cloud else "also asked for"
             raise SettingsError(f"TLS is switched off, and {why}.")
-        return None
+        return False
     if not (asked or cloud):
         return None
     made = _context(files)
@@ -76,9 +79,9 @@ def context(options: Mapping[str, str], host: str) -> ssl.SSLContext | None:
     return made
 
 
-def verifies(used: ssl.SSLContext | None) -> bool:
+def verifies(used: ssl.SSLContext | Literal[False] | None) -> bool:
     """Tell whether a server has to prove who it is: its certificate, and the name in it."""
-    return used is not None and used.verify_mode is ssl.CERT_REQUIRED and used.check_hostname
+    return isinstance(used, ssl.SSLContext) and used.verify_mode is ssl.CERT_REQUIRED and used.check_hostname
 
 
 def _context(files: Mapping[str, str]) -> ssl.SSLContext:

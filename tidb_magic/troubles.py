@@ -70,6 +70,8 @@ def connect_error(settings: Settings, error: Exception) -> ConnectError:
         )
     if isinstance(failed, ssl.SSLError):
         return TlsError(f"TLS with {name} failed ({first_line(failed.reason or failed)}).")
+    if isinstance(error, pymysql.InternalError) and message.startswith("Packet sequence"):
+        return ConnectError(f"What answers at {name} does not speak MySQL's protocol. Is the port right?")
     kind, text = _LOGIN.get(code, _UNREACHABLE)
     return kind(text.format(name=name, message=message))
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Self
 import pandas as pd
 
 from tidb_magic.frames import HOW_IT_WAS_READ, ReadFrame, ShownFrame, Table, counted
-from tidb_magic.render import Bytes, Seconds
+from tidb_magic.render import Bytes, Seconds, statement
 
 
 class SessionCounts(ReadFrame):
@@ -103,7 +103,7 @@ class ConnectionList(ShownFrame):
         return header, _rows(self, header), [f"{counted(len(self), 'connection')}.{how}"]
 
 
-_UNITS: dict[str, Any] = {"MEMORY": Bytes, "LONGEST": Seconds}
+_UNITS: dict[str, Any] = {"MEMORY": Bytes, "LONGEST": Seconds, "INFO": statement}
 
 
 def _rows(frame: pd.DataFrame, header: Sequence[str]) -> list[list[object]]:

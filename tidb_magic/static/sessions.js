@@ -366,7 +366,7 @@ class Table {
     const { header } = this.snapshot;
     const facts = [...(header.facts ?? [])];
     if (header.longest !== undefined) {
-      facts.unshift(["longest running", header.longest === null ? "—" : duration(header.longest)]);
+      facts.push(["longest running", header.longest === null ? "—" : duration(header.longest)]);
     }
     const waiting = this.model.get("waiting");
     if (waiting !== undefined && waiting !== null) facts.push(["transactions waiting for locks", String(waiting)]);
