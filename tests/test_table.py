@@ -441,6 +441,11 @@ def test_a_root_blocker_is_ended_by_its_button_and_a_waiter_has_none(opened: Ope
         expect(table.row(waiter.id)).to_contain_text(f"└─\N{NO-BREAK SPACE}{waiter.id}")
         expect(table.row(waiter.id)).to_contain_text("for test.tangle_shown row 1")
         expect(table.row(waiter.id).get_by_text("Kill connection")).to_be_disabled()
+        book.page.set_viewport_size({"width": 900, "height": 900})  # who holds what matters more than the statement
+        expect(table.row(holder.id).locator(".tidb-INFO")).to_have_count(0)
+        held = table.row(holder.id).locator(".tidb-HOLDS").bounding_box()
+        assert held is not None
+        assert held["width"] < 120
         panel = table.click(holder.id, "Kill connection")
         expect(panel).to_contain_text("rolls back ")
         expect(panel).to_contain_text("its row locks can stay for about 20 s")

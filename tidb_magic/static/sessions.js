@@ -26,6 +26,7 @@ const NARROW = [
   [1240, "TRANSACTION"],
   [1100, "FREES"],
   [1000, "BEHIND"],
+  [800, "INFO"], // of a tree: who holds what matters more
 ];
 
 // -- small things -----------------------------------------------------------------------------------------------
@@ -266,7 +267,10 @@ class Table {
     const width = this.root.clientWidth;
     if (!width || this.fitted === width || this.choseColumns) return;
     this.fitted = width;
-    const hidden = new Set(NARROW.filter(([least]) => width < least).map(([, name]) => name));
+    this.root.classList.toggle("tidb-narrow", width < 800);
+    const hidden = new Set(
+      NARROW.filter(([least, name]) => width < least && (name !== "INFO" || this.isTree)).map(([, name]) => name),
+    );
     const same = hidden.size === this.hiddenColumns.size && [...hidden].every((name) => this.hiddenColumns.has(name));
     this.hiddenColumns = hidden;
     if (!same) this.drawColumns();
