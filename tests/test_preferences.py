@@ -104,10 +104,13 @@ def test_a_bad_value_in_the_environment_is_one_line_at_loading(
 
 def test_a_bad_value_in_the_profile_is_one_line_at_loading(shell: InteractiveShell, profile: Config) -> None:
     profile.TidbMagics.limit = "many"
+    shell.run_line_magic("unload_ext", "tidb_magic")
+    before = list(shell.configurables)
     with pytest.raises(
         SettingsError, match=r"^The profile has a setting that cannot be; the magics are not loaded\."
     ) as no:
-        shell.run_line_magic("reload_ext", "tidb_magic")
+        shell.run_line_magic("load_ext", "tidb_magic")
+    assert shell.configurables == before
     assert "'limit'" in str(no.value)
     assert "\n" not in str(no.value)
 

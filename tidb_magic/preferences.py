@@ -50,6 +50,7 @@ class Preferences(Magics):
         try:
             super().__init__(shell, **self._environment(shell))
         except TraitError as error:
+            shell.configurables[:] = [one for one in shell.configurables if one is not self]
             raise SettingsError(
                 f"The profile has a setting that cannot be; the magics are not loaded. {error}"
             ) from None
