@@ -8,7 +8,6 @@ import pytest
 
 import tidb_magic
 from tests.tracebacks import with_locals
-from tidb_magic import api
 from tidb_magic.api import PasswordInUrlWarning
 from tidb_magic.errors import AuthenticationError, TidbMagicError
 from tidb_magic.playground import Playground
@@ -65,7 +64,7 @@ def test_a_password_in_the_url_works_and_is_warned_about(url: str, capsys: pytes
         tidb_magic.connect(url.replace("joe", f"joe:{PLANTED}")).close()
     shown = [f"{one.filename} {one.message} {one.line or ''}" for one in warned]
     assert not any(PLANTED in text for text in shown)
-    assert warned[0].filename == api.__file__  # a warning shows the line it points to: not the person's own one
+    assert warned[0].filename == "tidb_magic.connect"  # a warning shows the line it points to: there is none
 
 
 def test_a_planted_password_shows_nowhere(url: str, recwarn: pytest.WarningsRecorder) -> None:

@@ -182,7 +182,8 @@ def test_a_session_that_became_another_users_is_not_called_killed_by_one_who_can
 def test_an_id_of_a_server_that_is_not_registered_says_so(cluster: Cluster) -> None:
     row = only(cluster.kill([2097158]))
     assert row["REASON"] == (
-        "no session has this id; no registered instance has its server id 1 (restarted, or cut off from PD)"
+        "no session has this id; no registered instance has its server id 1"
+        " (restarted, cut off from PD, or of another cluster)"
     )
 
 

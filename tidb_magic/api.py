@@ -412,10 +412,11 @@ def connect(  # noqa: PLR0913 (where, and how)
     if password is not None:
         found = replace(found, password=Secret(password))
     elif typed and found.password is not None:
-        warnings.warn(
+        warnings.warn_explicit(
             "The password in the URL stays in this notebook and in the history. Leave it out: you will be asked.",
             PasswordInUrlWarning,
-            stacklevel=1,  # a higher one would print the line with the password
+            "tidb_magic.connect",  # in the place of a file, of which the line would be shown, with the password
+            1,
         )
     del password
     with _interruptible():

@@ -172,6 +172,6 @@ def _absent(link: Link, number: ConnectionId, give_up: float) -> str:
     if link.capabilities.global_kill and link.roll.certain and servers and number.server_id not in servers:
         return (
             f"no session has this id; no registered instance has its server id {number.server_id}"
-            " (restarted, or cut off from PD)"
+            " (restarted, cut off from PD, or of another cluster)"
         )
     return "no session has this id"
