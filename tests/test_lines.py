@@ -17,7 +17,7 @@ from tests.clients import LONG_SELECT, Client
 from tests.test_kill_identity import kills
 from tidb_magic import KillReport
 from tidb_magic.errors import ConnectionIdError
-from tidb_magic.lines import FILTERS, Parser, connect_parser, flat, kill_cell, kill_parser, kill_words, ps_parser
+from tidb_magic.lines import TEXTS, Parser, connect_parser, flat, kill_cell, kill_parser, kill_words, ps_parser
 from tidb_magic.playground import Playground
 from tidb_magic.sources import targets
 
@@ -157,7 +157,7 @@ def test_a_mistake_does_not_spoil_the_next_line(connected: InteractiveShell) -> 
     assert list(kill(connected, f"QUERY {NOBODY}")["STATEMENT"]) == [f"KILL TIDB QUERY {NOBODY}"]
 
 
-@pytest.mark.parametrize("option", FILTERS)
+@pytest.mark.parametrize("option", TEXTS)
 def test_an_empty_value_is_no_filter(connected: InteractiveShell, every_statement: list[str], option: str) -> None:
     for value in (" ''", " ' '", ' "\t"', "="):
         for yes in ("", " --yes"):
@@ -169,7 +169,7 @@ def test_an_empty_value_is_no_filter(connected: InteractiveShell, every_statemen
 @pytest.mark.parametrize(
     ("option", "value"),
     [
-        *((option, "root") for option in FILTERS),
+        *((option, "root") for option in TEXTS),
         ("min-time", "60"),
         ("from", "rows"),
         ("timeout", "5"),
@@ -627,10 +627,7 @@ def test_variables_are_not_put_into_the_options_of_a_cell(connected: Interactive
         ("QUERY", "the cell says whom to kill"),
         ("{idle}", "the cell says whom to kill"),
         ("--from rows", "the cell says whom to kill: above it --from has no meaning"),
-        *(
-            (f"--{option} root", f"the cell says whom to kill: above it --{option} has no meaning")
-            for option in FILTERS
-        ),
+        *((f"--{option} root", f"the cell says whom to kill: above it --{option} has no meaning") for option in TEXTS),
         ("--min-time 0", "the cell says whom to kill: above it --min-time has no meaning"),
         ("--idle", "the cell says whom to kill: above it --idle has no meaning"),
         ("--yes", "the cell says whom to kill: above it --yes has no meaning"),

@@ -17,8 +17,8 @@ from tidb_magic.grammar import KillStatement, parse_kill, parse_kills
 
 LIVE = 0.0  # --live without a number: as %config TidbMagics.live_interval has it
 PLACES = ("sql", "playground")  # words with a meaning of their own to %tidb_connect
-_TEXTS = ("user", "host", "db", "instance", "command", "match", "where")
-FILTERS = frozenset({*_TEXTS, "min_time", "idle"})
+TEXTS = ("user", "host", "db", "instance", "command", "match", "where")
+FILTERS = frozenset({*TEXTS, "min_time", "idle"})
 # Each view without the options that would do nothing there.
 NOT_WITH = {
     "history": FILTERS | {"sort", "full", "limit", "by", "instances", "locks", "live"},
@@ -137,7 +137,7 @@ def parser(name: str) -> Parser:
 
 def _filtering(name: str) -> Parser:
     made = parser(name)
-    for option in _TEXTS:
+    for option in TEXTS:
         made.add_argument(f"--{option}")
     made.add_argument("--min-time", type=float)
     made.add_argument("--idle", action="store_true", default=None)
