@@ -163,6 +163,7 @@ def session_shell() -> InteractiveShell:
 
 @pytest.fixture
 def shell(session_shell: InteractiveShell) -> Iterator[InteractiveShell]:
+    session_shell.config.pop("TidbMagics", None)  # what %config set stays for the next loading
     session_shell.run_line_magic("load_ext", "tidb_magic")
     yield session_shell
     session_shell.run_line_magic("unload_ext", "tidb_magic")

@@ -103,7 +103,7 @@ def test_a_planted_password_shows_in_no_traceback_of_an_interrupt(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(f"pymysql.connections.Connection.{hit}", interrupt)
-    with pytest.raises(KeyboardInterrupt, match=r"Not connected\.") as interrupted:
+    with pytest.raises(KeyboardInterrupt, match=r"No connection was opened\.") as interrupted:
         tidb_magic.connect(url, password=PLANTED)
     assert PLANTED not in with_locals(interrupted.value)
 
@@ -139,7 +139,7 @@ def test_the_traceback_helper_sees_what_a_frame_holds() -> None:
 def test_a_cluster_says_what_matters_for_a_kill(playground: Playground, no_global_kill: Playground, url: str) -> None:
     with tidb_magic.connect(playground.url(0)) as cluster:
         assert repr(cluster).startswith("<Cluster root@127.0.0.1:")
-        assert "TiDB v8.5.6, global kill on, sees all sessions, may end all sessions" in repr(cluster)
+        assert "TiDB v8.5.6, 3 instances, global kill on, sees all sessions, may end all sessions" in repr(cluster)
     with tidb_magic.connect(no_global_kill.url(0)) as cluster:
         assert "global kill off" in repr(cluster)
         assert "caution: compatible-kill-query is on" in repr(cluster)

@@ -45,8 +45,9 @@ class Keyring(keyring.backend.KeyringBackend):
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home, and a folder below it, without anything set up."""
+def home(tmp_path: Path, session_shell: InteractiveShell, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home, and a folder below it, without anything set up; jupysql is not loaded."""
+    monkeypatch.delitem(session_shell.magics_manager.registry, "SqlMagic", raising=False)
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -438,7 +439,7 @@ def test_a_bad_connections_file_is_one_line(home: Path, content: str | None, say
 
 
 def test_the_connections_file_is_the_one_that_jupysql_uses(shell: InteractiveShell, home: Path, tmp_path: Path) -> None:
-    shell.run_line_magic("load_ext", "sql")
+    shell.run_line_magic("reload_ext", "sql")
     other = tmp_path / "other.ini"
     query = json.dumps({"ssl_mode": "REQUIRED"})
     other.write_text(f"[prod]\ndrivername=mysql+pymysql\nhost=elsewhere\nusername=ann\nquery={query}\n")
