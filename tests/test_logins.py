@@ -414,6 +414,12 @@ def test_a_bad_option_file_is_one_line(home: Path, content: str, says: str) -> N
     assert says in refused(defaults_file=str(home / "my.cnf"))
 
 
+def test_an_empty_password_in_a_file_is_none(home: Path) -> None:
+    for line in ("password=", "password", "password=''"):
+        (home / "my.cnf").write_text(f"[client]\nhost=db\n{line}\n")
+        assert settings(defaults_file="~/my.cnf").password is None
+
+
 def test_an_option_file_or_a_group_that_is_not_there_is_named(home: Path) -> None:
     assert "Cannot read the option file" in refused(defaults_file="/nowhere/my.cnf")
     _my_cnf(home / "my.cnf", 1, "prod")

@@ -68,7 +68,7 @@ def _of_file(source: str, values: Mapping[str, str | None], user: str, options: 
             host=values.get("host"),
             port=values.get("port"),
             user=values.get(user),
-            password=values.get("password"),
+            password=values.get("password") or None,
             database=values.get("database"),
             options=options,
         )
