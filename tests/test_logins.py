@@ -375,6 +375,7 @@ def test_things_that_are_no_connection_are_named(tmp_path: Path) -> None:
         "Nothing to connect to: builtins.int is neither a URL nor an engine of SQLAlchemy nor a connection of PyMySQL."
     )
     assert "'prod' is no URL" in refused("prod")
+    assert "'...@db:4000' is no URL" in refused(f"joe:{PLANTED}@db:4000")
     lite = sqlalchemy.create_engine("sqlite://")
     assert refused(lite) == "The engine is for sqlite, not for MySQL or TiDB."
     assert "is for sqlite, not for MySQL" in refused(lite.url)

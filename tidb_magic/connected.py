@@ -7,7 +7,7 @@ from tidb_magic.api import Cluster, connect
 from tidb_magic.deadlines import WATCHDOG
 from tidb_magic.errors import NotConnectedError, OptionError, SettingsError, TidbMagicError
 from tidb_magic.lines import PLACES
-from tidb_magic.settings import parse_url
+from tidb_magic.settings import masked, parse_url
 from tidb_magic.views import ConnectionList
 
 _LIKE_A_HOST = re.compile(r"[\w.-]+:\d+|\w+@[\w.-]+(:\d+)?|[\w-]+(\.[\w-]+){2,}")
@@ -73,7 +73,7 @@ class Connected:
             there = f"there are: {self._aliases()}" if self.clusters else "there is none"
             meant = f" Did you mean mysql://{word}?" if _LIKE_A_HOST.fullmatch(word) else ""
             raise SettingsError(
-                f"{word!r} is no URL (mysql://user@host:4000), no variable, and no alias ({there})."
+                f"{masked(word)!r} is no URL (mysql://user@host:4000), no variable, and no alias ({there})."
                 f"{meant} %tidb_connect? tells what it can be."
             ) from None
         if value is None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 
 from tidb_magic.errors import OptionError
 
-_DAY = 86_400  # seconds
+DAY = 86_400  # seconds
 
 
 @dataclass(frozen=True)
@@ -139,6 +139,6 @@ def seconds(value: object, name: str) -> float:
     >>> seconds(2, "timeout")
     2.0
     """
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= _DAY:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= DAY:
         return float(value)
-    raise OptionError(f"{name} is a number of seconds above 0 and up to {_DAY} (a day), not {value!r}.")
+    raise OptionError(f"{name} is a number of seconds above 0 and up to {DAY} (a day), not {value!r}.")

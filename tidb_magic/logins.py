@@ -8,7 +8,7 @@ from typing import Any
 
 from tidb_magic.errors import Interrupted, SettingsError, TidbMagicError
 from tidb_magic.render import first_line
-from tidb_magic.settings import Secret, Settings, is_mysql, parse_url, settings_of
+from tidb_magic.settings import Secret, Settings, is_mysql, masked, parse_url, settings_of
 from tidb_magic.stored import from_connections_file, from_home_or_environment, from_option_file, named
 from tidb_magic.tls import context
 from tidb_magic.troubles import bare, connect_error
@@ -79,7 +79,7 @@ def _from_word(word: str) -> Settings:
         return _from_jupysql()
     if word == "playground":
         return _from_playground()
-    raise SettingsError(f"{word!r} is no URL (mysql://user@host:4000), and neither sql nor playground.")
+    raise SettingsError(f"{masked(word)!r} is no URL (mysql://user@host:4000), and neither sql nor playground.")
 
 
 # -- objects ---------------------------------------------------------------------------------------------------------

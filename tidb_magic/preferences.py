@@ -7,8 +7,7 @@ from IPython.core.magic import Magics
 from traitlets import Bool, Enum, Float, Int, TraitError, Unicode, observe
 
 from tidb_magic.errors import SettingsError
-
-_DAY = 86_400
+from tidb_magic.filters import DAY
 
 
 class Preferences(Magics):
@@ -22,13 +21,13 @@ class Preferences(Magics):
     deadline = Float(
         3.0,
         min=0.1,
-        max=_DAY,
+        max=DAY,
         help="Seconds that the cluster's own list gets, after that each instance is read by itself; and that a kill"
         " gets before it is sent.",
     ).tag(config=True)
-    timeout = Float(10.0, min=0.1, max=_DAY, help="Seconds from each KILL to its proof.").tag(config=True)
+    timeout = Float(10.0, min=0.1, max=DAY, help="Seconds from each KILL to its proof.").tag(config=True)
     live_interval = Float(
-        2.0, min=0.1, max=_DAY, help="Seconds between two readings of a live table (%tidb_ps --live)."
+        2.0, min=0.1, max=DAY, help="Seconds between two readings of a live table (%tidb_ps --live)."
     ).tag(config=True)
     max_victims = Int(50, min=1, help="More sessions than that are not killed at once, only planned.").tag(config=True)
     audit_file = Unicode("", help="A file that gets a line of JSON for every KILL, plan and outcome.").tag(config=True)

@@ -157,6 +157,15 @@ def _settings(parts: SplitResult, source: str) -> Settings:
     )
 
 
+def masked(word: str) -> str:
+    """Return what was typed in the place of a URL without what can be a password.
+
+    >>> masked("joe:hunter2@db:4000"), masked("prod")
+    ('...@db:4000', 'prod')
+    """
+    return f"...@{word.rpartition('@')[2]}" if "@" in word else word
+
+
 def is_mysql(scheme: str) -> bool:
     """Tell whether a URL's scheme is one of MySQL's, or of TiDB's dialect of SQLAlchemy, with any driver.
 
