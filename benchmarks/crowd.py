@@ -1,5 +1,6 @@
 """Many real sessions on a playground."""
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -60,14 +61,25 @@ def crowd(
             for client in clients[:running]:  # a statement would run on after its connection was closed
                 query(driver, f"KILL TIDB CONNECTION {client.id}")
             for client in clients:
-                with suppress(pymysql.Error):
-                    client.driver.close()
+                hang_up(client.driver)
 
 
 def connect(playground: Playground, instance: int, user: str = "root") -> Any:
     """Open a session on an instance."""
     port = playground.port(instance)
     return pymysql.connect(host="127.0.0.1", port=port, user=user, autocommit=True, database="mysql")
+
+
+def hang_up(driver: Any) -> None:
+    """End the connection, also while another thread reads from it.
+
+    That thread holds the lock of the file that `close` of the driver closes, so the socket is shut down first, which
+    ends the read.
+    """
+    if driver.open:
+        with suppress(OSError):
+            driver._sock.shutdown(socket.SHUT_RDWR)  # noqa: SLF001 (the driver has no call for it)
+        driver._force_close()  # noqa: SLF001
 
 
 def query(driver: Any, sql: str) -> Any:
