@@ -10,11 +10,10 @@ from dataclasses import dataclass
 import pandas as pd
 
 from tidb_magic.errors import TidbMagicError
-from tidb_magic.frames import counted
+from tidb_magic.frames import TEXT, counted
 from tidb_magic.link import Link
 from tidb_magic.lockforest import LockForest
 from tidb_magic.locks import locks
-from tidb_magic.processlist import TEXT
 from tidb_magic.reports import KillReport
 from tidb_magic.targets import Outcome, Target
 

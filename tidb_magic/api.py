@@ -322,7 +322,7 @@ class Cluster:
             "ADDRESS": link.settings.address,
             "SOURCE": link.settings.source,
             "VERSION": link.version,
-            "INSTANCES": len(link.roll.instances),
+            "INSTANCES": len(link.registered()),
             "GLOBAL_KILL": able.global_kill,
             "SEES": "all" if able.see_others else "own",
             "MAY_END": "all" if able.kill_others else "own",
@@ -339,7 +339,7 @@ class Cluster:
         global_kill = {True: "on", False: "off", None: "unknown"}[self._link.capabilities.global_kill]
         parts = [
             f"{self.address}{source}: TiDB {state['VERSION']}",
-            counted(len(self._link.roll.instances), "instance"),
+            counted(len(self._link.registered()), "instance"),
             f"global kill {global_kill}",
             f"sees {state['SEES']} sessions",
             f"may end {state['MAY_END']} sessions",

@@ -238,7 +238,8 @@ class Own:
     """What tells the connections of this process in a list, in whatever role, those being opened included.
 
     `ids`, with the instance where they are not `unique` in the cluster; `aliases`, which stay when a proxy moves a
-    connection; `hosts`, its own address, which servers list where no proxy stands between.
+    connection; `hosts`, the own addresses of those that have no alias (yet), which servers list where no proxy stands
+    between. Another program can have the same address: a port is used again for a connection to another instance.
     """
 
     sessions: frozenset[tuple[str | None, int]]
@@ -254,7 +255,9 @@ class Own:
             held = [one for one in _HELD if one.open]
         sessions = frozenset((one.instance, int(one.id)) for one in held if one.id is not None)
         aliases = frozenset(one.alias for one in held)
-        return cls(sessions, frozenset(number for _, number in sessions), aliases, frozenset(own_hosts()), unique)
+        marked = {one._driver for one in held if "SESSION_ALIAS" in one.columns}  # noqa: SLF001
+        hosts = frozenset(own_hosts(besides=marked))
+        return cls(sessions, frozenset(number for _, number in sessions), aliases, hosts, unique)
 
     def has(self, instance: str, number: int, host: str, alias: str = "") -> bool:
         """Tell whether a listed session is one of them."""

@@ -96,7 +96,7 @@ class ConnectionId(int):
         if self >= _EXACT and (rounded := [one for one in ids if int(float(one)) == self]):
             verb = "is" if len(rounded) == 1 else "are"
             return f"a float has rounded it; listed {verb} {_both(rounded)}, which round{'s' * (verb == 'is')} to it"
-        if self < 2**32 and (halves := [one for one in ids if one >= 2**32 and one % 2**32 == self]):
+        if halves := [one for one in ids if one % 2**32 == self]:
             return f"it is the low half of {_both(halves)}, which {'is' if len(halves) == 1 else 'are'} listed"
         return None
 

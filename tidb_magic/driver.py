@@ -5,7 +5,7 @@ import ssl
 import struct
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -250,13 +250,13 @@ def peer(driver: Driver) -> str | None:
     return None
 
 
-def own_hosts() -> set[str]:
-    """Return the HOST that servers list for the connections of this process, those being opened included.
+def own_hosts(*, besides: Collection[Driver]) -> set[str]:
+    """Return the HOST that servers list for the other connections of this process, those being opened included.
 
     Behind a proxy or an address translation they list another one.
     """
     with _OPENING:
-        drivers = list(_DRIVERS)
+        drivers = [driver for driver in _DRIVERS if driver not in besides]
     return {host for driver in drivers if (host := _host(driver))}
 
 

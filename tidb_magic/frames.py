@@ -6,11 +6,17 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import pandas as pd
 
 from tidb_magic.render import html_table, text_table
 
 HOW_IT_WAS_READ = ["taken_at", "complete", "missing", "remarks", "see_others", "origin"]
+# The dtype of text: str, or object before pandas 3. Kept by Python, also where pyarrow is installed: in Arrow's memory,
+# where pandas then keeps it, a text from a server that is no valid UTF-8 cannot be.
+TEXT: Any = pd.Series(["text"]).dtype
+if isinstance(TEXT, pd.StringDtype):
+    TEXT = pd.StringDtype("python", na_value=np.nan)
 Table = tuple[Sequence[str], Sequence[Sequence[object]], Sequence[str]]  # header, rows, footer
 
 
@@ -92,3 +98,10 @@ def counted(number: int, what: str) -> str:
     ('1 session', '2,000 sessions')
     """
     return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def typed(
+    rows: Sequence[Mapping[str, object]], columns: Sequence[str], dtypes: Mapping[str, str]
+) -> dict[str, "pd.api.extensions.ExtensionArray"]:
+    """Return these columns of the rows, text where `dtypes` says nothing."""
+    return {name: pd.array([row[name] for row in rows], dtype=dtypes.get(name, TEXT)) for name in columns}

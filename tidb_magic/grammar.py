@@ -118,7 +118,6 @@ class _Tokens:
         self._at = 0
         self._executable = False  # within a comment whose content counts
         self.next = ""
-        self.on_a_new_line = False
         self._advance()
 
     def _advance(self) -> None:

@@ -33,7 +33,9 @@ from tidb_magic.ways import NoWayError, Place, Way, find_way
 TIMEOUT = 10.0  # seconds, from KILL to proof
 MAX_VICTIMS = 50
 _FRESH = 0.05  # seconds that KILLs are sent after the answer of a look, then there is another look
-_PROVABLE = 1.1  # seconds in which TIME, in whole seconds, proves that a statement is the one that was seen
+# Seconds in which TIME, in whole seconds, proves that a statement is the one that was seen, if looks are fast.
+# Until the deadline there is another try each second.
+_PROVABLE = 1.1
 _AGAIN = 0.02  # seconds between two looks at what was not found
 _POLL = (0.001, 0.25)  # seconds between two looks for the proof: the first, and the longest
 _LEAST = 0.5  # seconds that a look gets, also at the end of the timeout
@@ -136,7 +138,7 @@ class Group:
             look = way.look(ids, self._job.condition, closely=known.closely, deadline=time_left(give_up))
             for at in sent:
                 self._now[at] = self._outcome(self._now[at], look, "")
-            prove_by = min(prove_by, look.received + _PROVABLE)
+            prove_by = min(prove_by, look.received + max(_PROVABLE, self._how.deadline))
             sought = {self._now[at].id for at in waiting}
             asked = known.ask(look, sought, plan=self._how.plan, deadline=time_left(give_up))
             if not asked:  # else that took time: look again

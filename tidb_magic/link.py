@@ -183,7 +183,7 @@ class Link:
     def call(self, instances: tuple[Instance, ...]) -> None:
         """Note who is registered now, as PD says; nobody, if this user cannot see it."""
         self.roll = Roll(instances or self.roll.instances, certain=bool(instances))
-        for gone in set(self.silent) - {self.name(one) for one in self.roll.instances}:
+        for gone in self.silent.keys() - self.registered().keys():
             self.silent.pop(gone, None)
 
     def pd_is_silent(self) -> None:
@@ -205,6 +205,10 @@ class Link:
     def name(self, instance: Instance) -> str:
         """Return how the list names an instance."""
         return self._names.get(instance.server_id or 0, instance.name)
+
+    def registered(self) -> dict[str, Instance]:
+        """Return the registered instances by name: one that was restarted is registered twice for about a minute."""
+        return {self.name(one): one for one in self.roll.instances}
 
     def kept(self, name: str, *, share: bool = False) -> Connection | None:
         """Return a connection on that instance that nobody waits on, if there is one.

@@ -7,8 +7,8 @@ from typing import Any
 import pandas as pd
 
 from tidb_magic.forest import Branch
-from tidb_magic.frames import counted
-from tidb_magic.processlist import TEXT, ProcessList
+from tidb_magic.frames import TEXT, counted
+from tidb_magic.processlist import ProcessList
 from tidb_magic.render import Seconds, html_table, lock, statement, text_table
 from tidb_magic.sessions import Session, Transaction
 

@@ -12,6 +12,7 @@ from tidb_magic.connection import Connection
 from tidb_magic.driver import LEAST, Result, hint, time_left
 from tidb_magic.errors import ConnectError, DeadlineError, ServerError, TidbMagicError
 from tidb_magic.forest import grow
+from tidb_magic.frames import TEXT
 from tidb_magic.link import Link
 from tidb_magic.lockforest import (
     DDL_QUEUE,
@@ -238,6 +239,7 @@ def _deadlocks(besides: Sequence[Sequence[Result]]) -> pd.DataFrame:
     if not parts:
         return pd.DataFrame(columns=[*_DEADLOCK_COLUMNS, "LOCK"])
     frame = pd.concat([pd.DataFrame(part) for part in parts], ignore_index=True)
-    frame["LOCK"] = [locked(info, key) for info, key in zip(frame["KEY_INFO"], frame["KEY"], strict=True)]
+    keys = zip(frame["KEY_INFO"], frame["KEY"], strict=True)
+    frame["LOCK"] = pd.array([locked(info, key) for info, key in keys], dtype=TEXT)
     frame["OCCUR_TIME"] = pd.to_datetime(frame["OCCUR_TIME"], unit="ms", utc=True).dt.as_unit("ms")
     return frame.sort_values(["OCCUR_TIME", "INSTANCE", "DEADLOCK_ID"], ignore_index=True)

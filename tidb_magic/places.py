@@ -72,7 +72,7 @@ def _place(link: Link, target: Target) -> Place | None:
         if server is None or target.id.defect or server not in link.servers:
             return None
         return Place(link.listed(server) or seen, server)
-    if seen is None or seen not in {link.name(one) for one in link.roll.instances}:
+    if seen is None or seen not in link.registered():
         return None
     return Place(seen)
 
@@ -142,7 +142,7 @@ def _elsewhere(link: Link, target: Target) -> bool:
     seen = target.seen
     if seen is None or seen.instance is None or seen.requested is not None or target.id >= 2**63:
         return False
-    return seen.instance not in {link.name(one) for one in link.roll.instances}
+    return seen.instance not in link.registered()
 
 
 def _rows(target: Target, listed: ProcessList) -> list[str]:

@@ -9,11 +9,10 @@ import numpy as np
 import pandas as pd
 
 from tidb_magic.driver import Result
-from tidb_magic.frames import HOW_IT_WAS_READ, ReadFrame, Table, counted
+from tidb_magic.frames import HOW_IT_WAS_READ, TEXT, ReadFrame, Table, counted
 from tidb_magic.render import DISPLAY, ROWS_SHOWN, Bytes, html_table, statement
 
 INFO_CUT = 16_384  # bytes of a statement that are fetched unless all of it is asked for
-TEXT: Any = pd.Series(["text"]).dtype  # str, or object before pandas 3; also where every value is missing
 OURS = "tidb_magic_"  # how the names of columns begin that are not the server's
 LENGTH = f"{OURS}length"  # the column that says how long a statement is that was cut
 SHOWN = ["ID", "INSTANCE", "USER", "HOST", "DB", "COMMAND", "TIME", "STATE", "MEM", "INFO"]

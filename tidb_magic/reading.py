@@ -15,7 +15,7 @@ from tidb_magic.connection import Connection, Own
 from tidb_magic.driver import Result, hint, time_left
 from tidb_magic.errors import OptionError, ServerError, TidbMagicError
 from tidb_magic.filters import Filters
-from tidb_magic.frames import Origin, ReadFrame
+from tidb_magic.frames import Origin, ReadFrame, typed
 from tidb_magic.gathering import Ask, Gathered, gather
 from tidb_magic.link import Link
 from tidb_magic.processlist import INFO_CUT, LENGTH, OURS, ProcessList, to_columns, to_frame
@@ -186,9 +186,9 @@ def list_instances(link: Link, *, deadline: float = DEADLINE) -> InstanceList:
         }
         for one in sorted(by_age, key=link.name)
     ]
-    frame = pd.DataFrame({name: [row[name] for row in rows] for name in InstanceList.COLUMNS})
+    frame = InstanceList(typed(rows, InstanceList.COLUMNS, InstanceList.DTYPES))
     frame["UP_SINCE"] = pd.to_datetime(frame["UP_SINCE"], utc=True).dt.tz_convert(taken_at.tzinfo).dt.as_unit("s")
-    return _described(InstanceList(frame.astype(InstanceList.DTYPES)), link, gathered)
+    return _described(frame, link, gathered)
 
 
 def _frame(result: Result) -> pd.DataFrame:

@@ -9,8 +9,7 @@ from typing import Any, ClassVar
 import pandas as pd
 
 from tidb_magic.audit import KEPT, KILLS, PLANS
-from tidb_magic.frames import ShownFrame, Table, counted
-from tidb_magic.processlist import TEXT
+from tidb_magic.frames import TEXT, ShownFrame, Table, counted
 from tidb_magic.render import statement
 from tidb_magic.targets import Outcome, Target
 
@@ -60,7 +59,7 @@ class KillReport(ShownFrame):
     def _table(self) -> Table:
         shown = ["ID", "INSTANCE", "USER", "ACTION", "OUTCOME", "SECONDS", "INFO", "REASON"]
         marked = self[shown].assign(OUTCOME=[marked_outcome(outcome) for outcome in self["OUTCOME"]])
-        marked["INFO"] = [statement(None if pd.isna(text) else text) for text in self["INFO"]]
+        marked["INFO"] = pd.array([statement(None if pd.isna(one) else one) for one in self["INFO"]], dtype=TEXT)
         counts = Counter(self["OUTCOME"])
         total = ", ".join(f"{count} {outcome}" for outcome, count in counts.items()) or "No session matches"
         where = f" ({self.cluster})" if self.cluster else ""
@@ -145,8 +144,6 @@ def _columns(rows: Sequence[tuple[object, ...]], columns: Sequence[str]) -> dict
     for name, column in zip(columns, values, strict=True):
         if name in _DTYPES:
             made[name] = pd.array(list(column), dtype=_DTYPES[name])
-        elif all(value is None for value in column):  # nothing says that it is text
-            made[name] = pd.array(list(column), dtype=TEXT)
         else:
-            made[name] = list(column)
+            made[name] = pd.array(list(column), dtype=TEXT)
     return made

@@ -107,10 +107,10 @@ def introduce(connection: Connection, *, deadline: float = _DEADLINE) -> tuple[b
     Return whether global kill and compatible-kill-query are on there. In security-enhanced mode neither these nor the
     address are told.
     """
-    columns = connection.query(query("columns"), deadline=deadline).rows
-    connection.columns = dict(columns)
-    if "SESSION_ALIAS" in connection.columns:
+    columns = dict(connection.query(query("columns"), deadline=deadline).rows)
+    if "SESSION_ALIAS" in columns:
         connection.query(query("alias"), {"alias": connection.alias}, deadline=deadline)
+    connection.columns = columns
     try:
         (row,) = connection.query(query("capabilities"), deadline=deadline).rows
     except ServerError:

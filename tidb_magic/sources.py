@@ -95,7 +95,7 @@ def matching(link: Link, filters: Filters, *, query: bool, deadline: float) -> t
 
 def _no_instance(link: Link, name: str) -> str:
     """Return a remark on an instance that is not there."""
-    names = [link.name(one) for one in link.roll.instances]
+    names = link.registered()
     return "" if name in names else f"There is no instance {name} in the list; there are: {', '.join(names)}."
 
 

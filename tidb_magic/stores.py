@@ -68,7 +68,8 @@ class _Asking:
 
     def ask(self) -> Waits:
         link = self.link
-        asked = {link.name(one): one for one in link.roll.instances if link.name(one) not in link.silent}
+        registered = link.registered()
+        asked = {name: one for name, one in registered.items() if name not in link.silent}
         waits = {name: self.executor.submit(self._on, one, "lock_waits") for name, one in asked.items()}
         wait(waits.values())
         results, problems, denied = {}, {}, False
@@ -84,7 +85,7 @@ class _Asking:
         answering = [one for name, one in asked.items() if denied or name not in problems]
         jobs, remark = self._jobs(sorted(answering, key=link.leads))  # the main connection last: it can get lost
         remarks += [remark] if remark else []
-        known = not problems and jobs is not None and len(asked) == len(link.roll.instances)
+        known = not problems and jobs is not None and len(asked) == len(registered)
         said = (*remarks, *self.dropped.said())
         return Waits(tuple(results.values()), jobs, known, denied, said, frozenset(results))
 

@@ -13,11 +13,9 @@ COMMITTING = "Committing"  # STATE of CLUSTER_TIDB_TRX
 LOCKS_STAY = "its row locks can stay for about 20 s"  # 8.5.6, measured: until the time to live of the lock is over
 NOT_VISIBLE = "none of your sessions has this id, and without PROCESS other users' sessions are not visible"
 # What stands before the first word of a statement: blanks, semicolons, comments, the brackets of executable ones.
-_LEADING = re.compile(
-    r"(?:[\s;(]|/\*(?!T?!).*?\*/|/\*(?:T!(?:\[[\w,\s]*\])?|!\d*)|--(?=\s)[^\n]*\n|#[^\n]*\n)*", re.DOTALL
-)
-_DDL = re.compile(r"(?:ALTER|CREATE|DROP|TRUNCATE|RENAME|RECOVER|FLASHBACK)\b", re.IGNORECASE)
-_IMPORT = re.compile(r"IMPORT\s+INTO\b", re.IGNORECASE)
+_LEADING = r"(?s:[\s;(]|/\*(?!T?!).*?\*/|/\*(?:T!(?:\[[\w,\s]*\])?|!\d*)|--(?=\s)[^\n]*\n|#[^\n]*\n)*+"
+_DDL = re.compile(rf"{_LEADING}(?:ALTER|CREATE|DROP|TRUNCATE|RENAME|RECOVER|FLASHBACK)\b", re.IGNORECASE)
+_IMPORT = re.compile(rf"{_LEADING}IMPORT\s+INTO\b", re.IGNORECASE)
 _VERSION = re.compile(r"v?(\d+)\.(\d+)\.(\d+)")
 _CRASHES_BEFORE = (8, 5, 5)  # KILL QUERY of an idle session with an open transaction: pingcap/tidb 65447, 63956
 
@@ -145,13 +143,7 @@ def _starts(session: Session, words: re.Pattern[str]) -> bool:
     >>> _starts(session, _DDL), _starts(session, _IMPORT)
     (True, False)
     """
-    text = session.info or ""
-    return bool(session.runs and words.match(text, _end(_LEADING, text)))
-
-
-def _end(pattern: re.Pattern[str], text: str) -> int:
-    found = pattern.match(text)
-    return found.end() if found else 0
+    return bool(session.runs and words.match(session.info or ""))
 
 
 def _crashes(version: str | None) -> bool:

@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Self
 
 import pandas as pd
 
-from tidb_magic.frames import HOW_IT_WAS_READ, ReadFrame, ShownFrame, Table, counted
+from tidb_magic.frames import HOW_IT_WAS_READ, ReadFrame, ShownFrame, Table, counted, typed
 from tidb_magic.render import Bytes, Seconds, statement
 
 
@@ -57,6 +57,7 @@ class InstanceList(ReadFrame):
     )
     DTYPES: ClassVar[dict[str, str]] = {
         "SERVER_ID": "Int64",
+        "UP_SINCE": "object",  # until its time zone is known
         "SESSIONS": "Int64",
         "MEMORY": "Int64",
         "ANSWERING": "bool",
@@ -95,7 +96,7 @@ class ConnectionList(ShownFrame):
     @classmethod
     def of(cls, rows: Iterable[Mapping[str, object]]) -> Self:
         """Return these rows."""
-        return cls(pd.DataFrame(list(rows), columns=list(cls.COLUMNS)).astype(cls.DTYPES))
+        return cls(typed(list(rows), cls.COLUMNS, cls.DTYPES))
 
     def _table(self) -> Table:
         header = list(self.columns)
