@@ -17,7 +17,8 @@ from tidb_magic import Cluster
 from tidb_magic.playground import Playground
 
 ROWS = 2000
-OTHER_WORK = 1.0  # seconds by which the machine may be late: the tests may not be alone on it
+OTHER_WORK = 15.0  # seconds by which a busy machine may be late
+LONG = 100.0  # seconds: a deadline that a test which must not wait for it does not reach, however busy the machine is
 # Long without using the processor: SLEEP is called for each row and returns 0.
 LONG_SELECT = "SELECT /* {} */ SUM(SLEEP(0.05)) FROM test.numbers"
 
@@ -36,6 +37,7 @@ class Client:
             "read_timeout": 2,
         }
         self.id = int(self.query("SELECT CONNECTION_ID()")[0][0])
+        self.playground = playground
         self.instance = playground.status_address(instance)
         self._thread: threading.Thread | None = None
         self._result: object = None

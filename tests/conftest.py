@@ -1,12 +1,19 @@
 """A real cluster for the tests, and the rule that nothing is skipped."""
 
+import base64
+import gc
 import json
 import signal
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from filelock import FileLock
+from hypothesis import HealthCheck, settings
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.testing.globalipapp import start_ipython
 from playwright.sync_api import Browser, sync_playwright
@@ -14,12 +21,135 @@ from playwright.sync_api import Browser, sync_playwright
 import tidb_magic
 from tests.clients import ROWS, Client, eventually
 from tests.lab import launch
-from tidb_magic import Cluster
+from tidb_magic import Cluster, link
 from tidb_magic.connection import Connection
 from tidb_magic.playground import Playground
+from tidb_magic.playground.build import cache_folder
+from tidb_magic.playground.records import Options
+from tidb_magic.sessions import DEADLINE
 
 # A shell starts its background jobs with Ctrl-C ignored, and what it starts inherits that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# An example takes as long as a busy machine makes it.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
+
+SHORT = 1.0  # seconds
+GROUPS = 3  # of the tests on the usual cluster, each of which starts one
+# A test that uses one of these fixtures needs a cluster.
+CLUSTERS = ("fragile", "no_global_kill", "second_cluster", "sem", "with_tls", "analyzing", "ids64", "playground")
+
+
+def on_a_worker(config: pytest.Config) -> bool:
+    """Tell whether this process is a worker of pytest-xdist."""
+    return hasattr(config, "workerinput")
+
+
+def clusters_of(item: pytest.Item) -> list[str]:
+    """Return the clusters that a test uses, by the names of their fixtures."""
+    return [name for name in CLUSTERS if name in getattr(item, "fixturenames", ())]
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs a cluster or a browser, and group the tests: one worker runs those of a group in turn.
+
+    The tests of one cluster are one group, so that it is started once. The usual one has several groups of modules,
+    each with about the same number of tests, and the browser one for each module.
+    """
+    usual: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        needed = clusters_of(item)
+        if needed:
+            item.add_marker("cluster")
+        if "browser" in getattr(item, "fixturenames", ()):
+            item.add_marker("browser")
+            needed.insert(0, f"browser {item.path.stem}")
+        if needed and not item.get_closest_marker("xdist_group"):
+            if needed[0] == "playground":
+                usual.setdefault(item.path.stem, []).append(item)
+            else:
+                item.add_marker(pytest.mark.xdist_group(needed[0]))
+    sizes = [0] * GROUPS
+    for module in sorted(usual.values(), key=len, reverse=True):
+        smallest = sizes.index(min(sizes))
+        sizes[smallest] += len(module)
+        for item in module:
+            item.add_marker(pytest.mark.xdist_group(f"playground {smallest}"))
+
+
+class Clusters:
+    """Stops the clusters that the next test does not use: an idle one takes a tenth of a core or more.
+
+    A plugin of its own, since pytest does not ask a conftest in a folder about fixtures of the whole session.
+    """
+
+    def __init__(self) -> None:
+        self._started: dict[str, tuple[pytest.FixtureDef[Any], pytest.FixtureRequest]] = {}
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -> Any:
+        if fixturedef.argname in CLUSTERS:
+            self._started[fixturedef.argname] = fixturedef, request
+        return (yield)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_teardown(self, nextitem: pytest.Item | None) -> None:
+        if nextitem is not None:
+            for name in self._started.keys() - set(clusters_of(nextitem)):
+                fixturedef, request = self._started.pop(name)
+                fixturedef.finish(request)  # type: ignore[arg-type]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("numprocesses", None) and config.getoption("dist") != "loadgroup":
+        raise pytest.UsageError("Add --dist loadgroup to -n: the tests of a cluster run one after the other.")
+    if on_a_worker(config):  # else no group orders the tests: the clusters stay until the end
+        config.pluginmanager.register(Clusters())
+
+
+@contextmanager
+def without_a_late_ctrl_c(item: pytest.Item) -> Iterator[None]:
+    """Let a Ctrl-C that a test sent, and that comes too late, fail one test instead of ending the worker's run."""
+    try:
+        yield
+    except KeyboardInterrupt as late:
+        if on_a_worker(item.config):  # which has no terminal
+            raise AssertionError("Ctrl-C came while no test waited for it.") from late
+        raise
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Any:
+    """Run the set-up."""
+    with without_a_late_ctrl_c(item):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Any:
+    """Run the test."""
+    with without_a_late_ctrl_c(item):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Any:
+    """Clean up."""
+    with without_a_late_ctrl_c(item):
+        return (yield)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Take what was imported out of the garbage collector's sight: IPython's shell collects at each reset."""
+    if on_a_worker(session.config):
+        lost = [one.nodeid for one in session.items if one.get_closest_marker("xdist_group") and "@" not in one.nodeid]
+        if lost:
+            raise pytest.UsageError(f"pytest-xdist does not read the groups of tests with this pytest: {lost[0]}")
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -30,6 +160,11 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid} was skipped: {call.excinfo}"
     return report
+
+
+def base64url(data: bytes) -> str:
+    """Return the encoding of JSON Web Tokens: base64 for URLs, without padding."""
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
 def furnish(playground: Playground) -> Playground:
@@ -62,15 +197,102 @@ def no_global_kill() -> Iterator[Playground]:
 
 
 @pytest.fixture(scope="session")
+def second_cluster() -> Iterator[Playground]:
+    """Two more instances without global kill, of a cluster of their own."""
+    with Playground(instances=2, global_kill=False) as started:
+        yield furnish(started)
+
+
+@pytest.fixture(scope="session")
+def sem() -> Iterator[Playground]:
+    """Three instances in security-enhanced mode: guarded is a protected user, the others may end connections."""
+    users = """
+        CREATE USER guarded, admin, plain, blind, chief;
+        GRANT RESTRICTED_USER_ADMIN ON *.* TO guarded;
+        GRANT CONNECTION_ADMIN, PROCESS ON *.* TO admin, blind, chief;
+        GRANT RESTRICTED_CONNECTION_ADMIN ON *.* TO chief;
+        GRANT SELECT ON mysql.* TO admin;
+    """
+    with Playground(instances=3, sem=True, initialize=users) as started:
+        yield furnish(started)
+
+
+@pytest.fixture(scope="session")
+def token_key() -> rsa.RSAPrivateKey:
+    """The key that signs the tokens which the cluster with TLS accepts."""
+    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+
+@pytest.fixture(scope="session")
+def with_tls(tmp_path_factory: pytest.TempPathFactory, token_key: rsa.RSAPrivateKey) -> Iterator[Playground]:
+    """Two instances with TLS, which accept tokens signed by `token_key`."""
+    numbers = token_key.public_key().public_numbers()
+    key = {
+        name: base64url(value.to_bytes(256, "big").lstrip(b"\0"))
+        for name, value in (("n", numbers.n), ("e", numbers.e))
+    }
+    keys = tmp_path_factory.mktemp("tokens") / "jwks.json"
+    keys.write_text(json.dumps({"keys": [{"kty": "RSA", "alg": "RS256", "use": "sig", "kid": "one", **key}]}))
+    toml = Options.toml
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Options, "toml", lambda *args: f"{toml(*args)}auth-token-jwks = {json.dumps(str(keys))}\n")
+        with Playground(instances=2, tls=True) as started:
+            yield furnish(started)
+
+
+@pytest.fixture(scope="session")
 def fragile() -> Iterator[Playground]:
     """Three instances to freeze and crash."""
     with Playground(instances=3) as started:
         yield furnish(started)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """IPython and Jupyter have folders of their own: the user's settings are not those of the tests."""
+    folder = tmp_path_factory.mktemp("jupyter")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR"):
+            (folder / name).mkdir()
+            patch.setenv(name, str(folder / name))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def only_marked_tests_start_a_cluster(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Refuse a playground to a test without the mark `cluster`, which `make check` would run."""
+
+    def refuse(_: Playground) -> Playground:
+        raise AssertionError("Mark this test with pytest.mark.cluster: it starts a playground.")
+
+    with pytest.MonkeyPatch.context() as patch:
+        if request.node.get_closest_marker("cluster") is None:
+            patch.setattr(Playground, "start", refuse)
+        yield
+
+
 @pytest.fixture
-def healed(fragile: Playground) -> Iterator[Playground]:
-    """The same, and everything runs again afterwards."""
+def deadline(request: pytest.FixtureRequest, fragile: Playground, monkeypatch: pytest.MonkeyPatch) -> float:
+    """Return the default deadline in seconds: shorter than the product's, but for a test marked `product_deadlines`.
+
+    What a test waits for happens at a deadline; how long that is makes no difference to it. Instances that run answer
+    long before, also on a busy machine.
+    """
+    if request.node.get_closest_marker("product_deadlines"):
+        return DEADLINE
+    began = time.monotonic()
+    with Client(fragile) as client:
+        client.query("SELECT * FROM INFORMATION_SCHEMA.CLUSTER_PROCESSLIST")
+    short = max(SHORT, 10 * (time.monotonic() - began))
+    for name in ("processlist", "count_by", "instances", "locks", "waiting", "kill", "plan"):
+        monkeypatch.setitem(getattr(Cluster, name).__kwdefaults__, "deadline", short)
+    monkeypatch.setattr(link, "_RETRY", (0.1, 1.0))
+    return short
+
+
+@pytest.fixture
+def healed(fragile: Playground, deadline: float) -> Iterator[Playground]:
+    """The cluster to break; everything runs again afterwards."""
     yield fragile
     for at, server in enumerate(("tidb-0", "tidb-1", "tidb-2")):
         match fragile.status()[server]:
@@ -81,7 +303,14 @@ def healed(fragile: Playground) -> Iterator[Playground]:
     if fragile.status()["pd"] == "frozen":
         fragile.resume("pd")
     with tidb_magic.connect(fragile.url(0)) as after:
-        eventually(lambda: after.processlist().complete and not after._link.trouble)
+        eventually(lambda: after.processlist(deadline=10).complete and not after._link.trouble)
+
+
+@pytest.fixture
+def default_name() -> Iterator[None]:
+    """The name `default` for this test alone: a user has one playground of that name."""
+    with FileLock(cache_folder() / "default-of-the-tests.lock"):
+        yield
 
 
 @pytest.fixture
@@ -138,11 +367,11 @@ def users(playground: Playground) -> dict[str, str]:
 
 
 @pytest.fixture
-def running(playground: Playground) -> Any:
+def running() -> Any:
     """Return a function that waits until the cluster's list shows a statement of this client."""
 
-    def wait(client: Client, *, on: Playground = playground) -> Client:
-        with Client(on) as root:
+    def wait(client: Client) -> Client:
+        with Client(client.playground) as root:
             eventually(
                 lambda: root.query(
                     "SELECT 1 FROM INFORMATION_SCHEMA.CLUSTER_PROCESSLIST"

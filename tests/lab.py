@@ -27,6 +27,7 @@ ARGUMENTS = [
 ]
 SYSTEM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 WAIT = 60_000  # milliseconds: the machines are slow at times
+expect.set_options(timeout=30_000)
 
 
 def chromium() -> str | None:
@@ -137,6 +138,25 @@ class Notebook:
     def command(self, name: str, **arguments: Any) -> None:
         self.page.evaluate("([name, args]) => window.jupyterapp.commands.execute(name, args)", [name, arguments])
 
+    def replace(self, *cells: str) -> None:
+        """Put other cells in the place of all; the kernel stays."""
+        self.page.evaluate(
+            """cells => {
+                const {model} = window.jupyterapp.shell.currentWidget.context;
+                const code = source => ({
+                    cell_type: 'code', id: crypto.randomUUID(), source, metadata: {}, outputs: [], execution_count: null
+                });
+                model.fromJSON({...model.toJSON(), cells: cells.map(code)});
+            }""",
+            cells,
+        )
+
+    def wait_until_idle(self) -> None:
+        self.page.wait_for_function(
+            "() => window.jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.status === 'idle'",
+            timeout=WAIT,
+        )
+
     def start(self, number: int) -> None:
         """Run a cell without waiting for its end."""
         self.page.evaluate(
@@ -150,10 +170,7 @@ class Notebook:
 
     def run(self, number: int) -> Locator:
         """Run a cell to its end and return its outputs."""
-        self.page.wait_for_function(
-            "() => window.jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.status === 'idle'",
-            timeout=WAIT,
-        )
+        self.wait_until_idle()
         self.page.evaluate(
             """async number => {
                 const panel = window.jupyterapp.shell.currentWidget;

@@ -1,6 +1,6 @@
-"""Lists and kills among 2,000 real sessions beside the usual tools, in one run."""
+"""Lists, kills and the loading beside the usual tools, each timed in one run: the bar is the promise."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib import import_module
 
 import pytest
@@ -8,13 +8,15 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from benchmarks import kill as killing
 from benchmarks import list as listing
+from benchmarks import widget
 from benchmarks.crowd import crowd
 from benchmarks.ratio import Ratio
 from tidb_magic.playground import Playground
 
+pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(600)]
+
 SESSIONS = 2000
-SHORT = 2.0  # the same for a work of a few milliseconds; its statements are counted in test_kill
-SLACK = 1.2  # what a shared machine may add to a ratio; `python -m benchmarks` prints them as they are
+loading = import_module("benchmarks.import")  # a keyword, which no import statement takes
 
 
 @pytest.fixture(scope="module")
@@ -23,42 +25,105 @@ def crowded(playground: Playground) -> Iterator[Playground]:
         yield playground
 
 
-def measured(work: Callable[[], list[Ratio]], slack: float = SLACK) -> list[Ratio]:
-    """Measure again if something is too slow, three times at most; it must not be by more than the slack."""
+@pytest.fixture(scope="module")
+def lists(session_shell: InteractiveShell, crowded: Playground) -> list[Ratio]:
+    """Measured again if a bar is missed, three times at most: the machine may do something else meanwhile."""
     for _ in range(3):
-        ratios = work()
+        ratios = listing.compare(session_shell, crowded, SESSIONS, rounds=30)
         if all(ratio.most is None or ratio.value <= ratio.most for ratio in ratios):
             break
-    assert not [ratio.line for ratio in ratios if ratio.most is not None and ratio.value > ratio.most * slack]
     return ratios
 
 
-@pytest.mark.timeout(600)
-def test_the_list_of_2000_sessions_beside_pymysql_pandas_and_jupysql(
+@pytest.fixture(scope="module")
+def lists_with_a_frozen_instance(session_shell: InteractiveShell, crowded: Playground) -> list[Ratio]:
+    return listing.frozen(session_shell, crowded)
+
+
+@pytest.fixture(scope="module")
+def kills(session_shell: InteractiveShell, crowded: Playground) -> list[Ratio]:
+    return killing.single(session_shell, crowded, rounds=30)
+
+
+@pytest.fixture(scope="module")
+def loads() -> list[Ratio]:
+    ratios: list[Ratio] = loading.compare(rounds=10)
+    return ratios
+
+
+@pytest.fixture(scope="module")
+def tables() -> dict[str, Ratio]:
+    return {f"{ratio.work} / {ratio.against}": ratio for ratio in widget.compare()}
+
+
+def holds(ratio: Ratio, most: float) -> None:
+    assert ratio.most == most
+    assert ratio.value <= most, ratio.line
+
+
+def test_the_list_of_2000_sessions_takes_at_most_1_15_times_what_pymysql_takes(lists: list[Ratio]) -> None:
+    holds(lists[0], 1.15)
+
+
+def test_the_list_of_2000_sessions_takes_at_most_0_9_times_what_read_sql_of_pandas_takes(lists: list[Ratio]) -> None:
+    holds(lists[1], 0.90)
+
+
+def test_the_list_of_what_is_active_takes_at_most_0_75_times_a_filter_in_pandas(lists: list[Ratio]) -> None:
+    holds(lists[3], 0.75)
+
+
+@pytest.mark.slow  # the bare statement waits a minute
+def test_with_an_instance_frozen_the_list_takes_4_seconds_once_and_half_a_second_later(
+    lists_with_a_frozen_instance: list[Ratio],
+) -> None:
+    first, later = lists_with_a_frozen_instance
+    assert first.value <= (first.most or 0), first.line
+    assert later.value <= (later.most or 0), later.line
+
+
+@pytest.mark.xfail(strict=True, reason="measured 1.63 to 1.82 for a session, 1.35 to 1.63 for a statement")
+def test_the_kill_of_a_typed_id_takes_at_most_1_5_times_look_kill_look_on_the_same_route(kills: list[Ratio]) -> None:
+    for ratio in kills:
+        holds(ratio, 1.5)
+
+
+def test_the_kill_of_200_among_2000_sessions_takes_at_most_a_tenth_of_one_by_one(
     session_shell: InteractiveShell, crowded: Playground
 ) -> None:
-    ratios = measured(lambda: listing.compare(session_shell, crowded, SESSIONS, rounds=15))
-    assert [ratio.most for ratio in ratios] == [1.15, 0.90, None, 0.75]
+    (ratio,) = killing.many(session_shell, crowded, rounds=1)
+    holds(ratio, 0.1)
 
 
-@pytest.mark.timeout(600)
-def test_the_kill_of_a_typed_id_beside_look_kill_look_on_the_same_route(
-    session_shell: InteractiveShell, crowded: Playground
-) -> None:
-    ratios = measured(lambda: killing.single(session_shell, crowded, rounds=15), SHORT)
-    assert [ratio.most for ratio in ratios] == [1.5, 1.5]
+def test_the_import_takes_at_most_a_fifth_of_the_import_of_ipython(loads: list[Ratio]) -> None:
+    holds(loads[0], 0.20)
 
 
-@pytest.mark.timeout(600)
-def test_the_kill_of_200_among_2000_sessions_beside_one_by_one(
-    session_shell: InteractiveShell, crowded: Playground
-) -> None:
-    ratios = measured(lambda: killing.many(session_shell, crowded, rounds=1))
-    assert [ratio.most for ratio in ratios] == [0.1]
-
-
-def test_loading_beside_the_start_of_ipython() -> None:
-    loading = import_module("benchmarks.import")
-    ratios = measured(lambda: loading.compare(rounds=5))
-    assert [ratio.most for ratio in ratios] == [0.20, 0.40]
+def test_loading_takes_at_most_0_4_times_the_start_of_a_shell_and_imports_nothing_heavy(loads: list[Ratio]) -> None:
+    holds(loads[1], 0.40)
     assert loading.heavy() == []
+
+
+@pytest.mark.slow  # a minute in a browser
+@pytest.mark.parametrize("rows", ["1,000", "10,000"])
+def test_a_refresh_of_the_table_takes_at_most_0_3_times_a_plain_one(tables: dict[str, Ratio], rows: str) -> None:
+    holds(tables[f"table, {rows} rows, refresh / plain HTML table, updated"], 0.3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["first paint", "refresh"])
+def test_10000_rows_take_at_most_twice_as_long_as_1000(tables: dict[str, Ratio], what: str) -> None:
+    holds(tables[f"table, 10,000 rows, {what} / 1,000 rows"], 2.0)
+
+
+@pytest.mark.slow
+def test_the_first_paint_of_10000_rows_takes_at_most_0_3_times_a_plain_table(tables: dict[str, Ratio]) -> None:
+    holds(tables["table, 10,000 rows, first paint / plain HTML table, pandas to_html"], 0.3)
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(
+    strict=True, reason="measured 0.57 to 0.60: the cell itself takes 56 to 76 ms until its output arrives"
+)
+def test_the_first_paint_of_1000_rows_takes_at_most_0_3_times_a_plain_table(tables: dict[str, Ratio]) -> None:
+    holds(tables["table, 1,000 rows, first paint / plain HTML table, pandas to_html"], 0.3)

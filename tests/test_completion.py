@@ -379,7 +379,10 @@ def test_a_statement_that_shall_not_be_shown_is_not(shell: InteractiveShell, tol
         "%tidb_kill {'a b' and victi|}",
     ],
 )
-def test_braces_are_left_to_ipython(shell: InteractiveShell, told: Told, line: str) -> None:
+def test_braces_are_left_to_ipython(
+    shell: InteractiveShell, told: Told, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    monkeypatch.setattr(shell.Completer, "use_jedi", False)  # which gives up after 0.4 s, and is slow at first
     shell.user_ns["victims"] = [5]
     assert "victims" in others(shell, line)
 

@@ -4,6 +4,7 @@ import asyncio
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,8 +14,8 @@ from mysql_mimic import MysqlServer
 
 import tidb_magic
 from tests.clients import Client, eventually
-from tidb_magic import ConnectionId
-from tidb_magic.connection import Connection
+from tidb_magic import ConnectionId, link
+from tidb_magic.connection import CONNECT_TIMEOUT, Connection
 from tidb_magic.errors import (
     AuthenticationError,
     ConnectError,
@@ -98,13 +99,15 @@ def test_nobody_listening_is_one_line() -> None:
 
 
 def test_a_server_that_accepts_and_never_greets_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tidb_magic.connection.CONNECT_TIMEOUT", 0.3)
+    monkeypatch.setattr(link, "CONNECT_TIMEOUT", 0.3)
+    began = time.monotonic()
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(ConnectError, match="Cannot reach"):
         tidb_magic.connect(f"mysql://root@127.0.0.1:{silent.getsockname()[1]}")
+    assert 0.3 <= time.monotonic() - began < CONNECT_TIMEOUT
 
 
 def test_a_server_that_freezes_in_the_tls_handshake_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tidb_magic.connection.CONNECT_TIMEOUT", 0.5)
+    monkeypatch.setattr(link, "CONNECT_TIMEOUT", 0.5)
     greeting = b"\x0a8.0.11-TiDB-v8.5.6\0" + b"\x01\0\0\0" + b"12345678\0" + b"\xff\xff" + b"\x2e\x02\0\xff\xff\x15"
     greeting += bytes(10) + b"123456789012\0" + b"mysql_native_password\0"  # with the flag for TLS
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -120,8 +123,10 @@ def test_a_server_that_freezes_in_the_tls_handshake_is_given_up(monkeypatch: pyt
         thread = threading.Thread(target=greet)
         thread.start()
         try:
+            began = time.monotonic()
             with pytest.raises(ConnectError, match="Cannot reach"):
                 tidb_magic.connect(f"mysql://root@127.0.0.1:{server.getsockname()[1]}")
+            assert 0.5 <= time.monotonic() - began < CONNECT_TIMEOUT
         finally:
             done.set()
             thread.join()

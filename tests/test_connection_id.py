@@ -81,3 +81,12 @@ def test_an_id_that_a_float_rounded_is_traced_to_those_that_round_to_it(number: 
 def test_the_low_half_of_an_id_is_traced_to_it(number: int) -> None:
     said = ConnectionId(number % 2**32).mistaken_for([number])
     assert said == f"it is the low half of {number}, which is listed"
+
+
+def test_several_ids_that_one_may_be_made_of_are_all_named() -> None:
+    low, high = 2**60 + 1, 2**60 + 3
+    said = ConnectionId(2**60).mistaken_for([low, high])
+    assert said == f"a float has rounded it; listed are {low} and {high}, which round to it"
+    said = ConnectionId(0).mistaken_for([2**32, 7, 2**33])
+    assert said == f"it is the low half of {2**32} and {2**33}, which are listed"
+    assert ConnectionId(9).mistaken_for([9, 7]) is None

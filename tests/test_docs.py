@@ -1,6 +1,7 @@
 """What the README says is there."""
 
 import argparse
+import os
 import re
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from tidb_magic.playground.__main__ import parser
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 
 
 MAGICS = {
@@ -66,9 +68,20 @@ def test_every_outcome_is_explained(outcome: Outcome) -> None:
 
 
 def test_every_make_target_of_the_documents_exists() -> None:
-    documents = README + (ROOT / "CONTRIBUTING.md").read_text()
-    for target in set(re.findall(r"\bmake ([a-z]+)\b(?!s)", documents)) - {"should", "do"}:
+    documents = README + CONTRIBUTING
+    for target in set(re.findall(r"(?m)(?:`|^)make ([a-z-]+)\b", documents)):
         assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE), target
+
+
+def test_every_slow_test_is_in_contributing_with_its_reason() -> None:
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", "slow", "tests"]
+    variables = os.environ | {"PYTEST_ADDOPTS": ""}
+    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
+    slow = set(re.findall(r"^(tests/\w+\.py)::(\w+)", done.stdout, re.MULTILINE))
+    assert {file for file, _ in slow} >= {"tests/test_environments.py", "tests/test_locks.py"}, done.stdout
+    reasons = dict(re.findall(r"^\| `(tests/[\w.:]+)`.* \| (.+) \|$", CONTRIBUTING, re.MULTILINE))
+    whole = {"tests/test_environments.py", "tests/test_package.py"}  # the latter, where there are three Pythons
+    assert reasons.keys() == whole | {f"{file}::{test}" for file, test in slow if file not in whole}
 
 
 def test_without_the_extra_the_playground_says_what_to_install() -> None:

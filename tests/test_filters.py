@@ -12,7 +12,7 @@ from IPython.core.error import UsageError
 from tests.clients import LONG_SELECT, Client, eventually, statements
 from tidb_magic import Cluster
 from tidb_magic.errors import OptionError
-from tidb_magic.filters import Filters
+from tidb_magic.filters import DAY, Filters, seconds
 from tidb_magic.magics import TidbMagics
 from tidb_magic.playground import Playground
 
@@ -161,3 +161,43 @@ def test_values_are_bound_and_never_part_of_the_sql(values: dict[str, str], idle
 @given(st.text(min_size=1).filter(str.strip))
 def test_a_condition_is_kept_as_it_is(where: str) -> None:
     assert Filters(where=where).condition % () == f"(\n{where}\n)"
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"user": 5}, "user is text, not 5."),
+        ({"where": b"1"}, "where is text, not b'1'."),
+        ({"match": " "}, "match is empty: leave it out, or say which one."),
+        ({"idle": 1}, "idle is True or False, not 1."),
+        *[
+            ({"min_time": value}, f"min_time is a number of seconds from 0 on, not {value!r}.")
+            for value in (-1, -0.5, True, "60", float("inf"), float("nan"))
+        ],
+    ],
+)
+def test_a_filter_of_a_wrong_kind_is_refused_before_anything_is_asked(values: dict[str, Any], says: str) -> None:
+    with pytest.raises(OptionError) as refused:
+        Filters(**values)
+    assert str(refused.value) == says
+
+
+@pytest.mark.parametrize("value", [0, 0.5, 1, 1e9])
+def test_min_time_is_any_number_from_0_on(value: float) -> None:
+    assert Filters(min_time=value).parameters == {"min_time": value}
+
+
+def test_a_pattern_that_python_cannot_read_is_the_servers_to_judge() -> None:
+    assert Filters(match="(").narrows is True
+
+
+@pytest.mark.parametrize("value", [0.001, 1, 1.5, DAY])
+def test_seconds_are_above_0_and_up_to_a_day(value: float) -> None:
+    assert seconds(value, "timeout") == value
+
+
+@pytest.mark.parametrize("value", [0, -1, DAY + 1, True, "5", None, float("nan")])
+def test_other_seconds_are_refused_with_the_name_of_the_option(value: object) -> None:
+    with pytest.raises(OptionError) as refused:
+        seconds(value, "timeout")
+    assert str(refused.value) == f"timeout is a number of seconds above 0 and up to 86400 (a day), not {value!r}."

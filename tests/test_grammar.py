@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tests.clients import Client
 from tidb_magic import ConnectionId, KillStatement, parse_kill
 from tidb_magic.errors import KillSyntaxError
+from tidb_magic.grammar import parse_kills
 from tidb_magic.playground import Playground
 
 NOBODY = 2097158  # no server has id 1 and so many connections
@@ -98,6 +99,64 @@ def test_any_text_is_parsed_or_refused_with_its_column(text: str) -> None:
 def test_the_own_connection_is_understood() -> None:
     assert parse_kill("KILL TIDB CONNECTION_ID()") == KillStatement(None, tidb=True)
     assert parse_kill("KILL CONNECTION_ID ( ) ;").sql == "KILL TIDB CONNECTION_ID()"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "KILL /*! QUERY */ 5",
+        "/*!50000 KILL QUERY*/5",
+        "KILL QUERY /*T! 5 */ ;",
+        "/*! KILL /* a comment */ QUERY 5 */",
+        ";; KILL QUERY 5 ;\n;",
+        "\n-- first\nKILL # then\nQUERY 0005",
+    ],
+)
+def test_comments_and_semicolons_are_read_as_tidb_reads_them(text: str) -> None:
+    assert parse_kill(text) == KillStatement(ConnectionId(5), query=True)
+    assert parse_kills(text) == [parse_kill(text)]
+
+
+@pytest.mark.parametrize("name", ["CONNECTION_ID", "connection_id", "`CONNECTION_ID`", "`connection_id`"])
+def test_the_name_of_the_function_may_be_quoted(name: str) -> None:
+    assert parse_kill(f"KILL {name}()") == KillStatement(None)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "Expected KILL, found the end (column 1)"),
+        ("SELECT 5", "Expected KILL, found 'SELECT' (column 1)"),
+        (" */ KILL 5", "Expected KILL, found '*' (column 2)"),
+        ("KILL", "Expected a connection id (digits only), found the end (column 5)"),
+        (f"KILL {'x' * 50}", f"Expected a connection id (digits only), found '{'x' * 40}' (column 6)"),
+        ("KILL CONNECTION_ID 5", "Expected '(', found '5' (column 20)"),
+        ("KILL CONNECTION_ID(5)", "Expected ')', found '5' (column 20)"),
+        ("KILL 5 6", "Expected the end of the statement (one id a statement), found '6' (column 8)"),
+        ("KILL 5 */", "Expected the end of the statement (one id a statement), found '*' (column 8)"),
+        ("/*! KILL 5 */ */", "Expected the end of the statement (one id a statement), found '*' (column 15)"),
+        (
+            f"KILL {2**64}",
+            f"A connection id is between 0 and 2^64 - 1, not {2**64}, found '{2**64}' (column 6)",
+        ),
+    ],
+)
+def test_a_mistake_is_named_with_what_was_expected_and_its_column(text: str, says: str) -> None:
+    with pytest.raises(KillSyntaxError) as refused:
+        parse_kill(text)
+    assert str(refused.value) == says
+
+
+def test_several_statements_stand_on_lines_of_their_own_or_between_semicolons() -> None:
+    assert [one.connection_id for one in parse_kills("KILL 5\nKILL 6; KILL 7;\n")] == [5, 6, 7]
+    assert parse_kills(" ;\n-- nothing\n;") == []
+    for text in ("KILL 5 KILL 6", "KILL 4\nKILL 5 KILL 6"):
+        with pytest.raises(KillSyntaxError) as refused:
+            parse_kills(text)
+        column = text.rindex("KILL") + 1
+        assert str(refused.value) == (
+            f"Expected a semicolon or a new line (one id a statement), found 'KILL' (column {column})"
+        )
 
 
 def numbers() -> st.SearchStrategy[str]:
@@ -197,11 +256,8 @@ def belongs(digits: str, live: set[int]) -> bool:
     return digits != "" and int(digits) < 2**64 and ConnectionId(digits).server_id in live
 
 
-@settings(max_examples=4000, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
-@given(text=statements())
-def test_tidb_answers_1064_if_and_only_if_the_parser_raises(
-    playground: Playground, server: Callable[[str], int], live: set[int], text: str
-) -> None:
+def compare(server: Callable[[str], int], live: set[int], text: str) -> None:
+    """Make sure that the server and the parser agree."""
     assume(not any(belongs(run[start:], live) for run in re.findall(r"\d+", text) for start in range(6)))
     assume(not text.endswith("\0"))  # the protocol takes one off, it is not the grammar's
     code = server(text)
@@ -212,6 +268,26 @@ def test_tidb_answers_1064_if_and_only_if_the_parser_raises(
         assert code in (1064, NO_SUCH_FUNCTION, SEVERAL) or nothing, text
     else:
         assert code == 0, text
+
+
+usual = settings(derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@settings(usual, max_examples=1000)
+@given(text=statements())
+def test_tidb_answers_1064_if_and_only_if_the_parser_raises(
+    server: Callable[[str], int], live: set[int], text: str
+) -> None:
+    compare(server, live, text)
+
+
+@pytest.mark.slow  # a minute
+@settings(usual, max_examples=10_000, derandomize=False)
+@given(text=statements())
+def test_tidb_and_the_parser_agree_on_ten_thousand_statements(
+    server: Callable[[str], int], live: set[int], text: str
+) -> None:
+    compare(server, live, text)
 
 
 @pytest.fixture(scope="module")

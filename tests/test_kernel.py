@@ -128,7 +128,7 @@ def test_a_kill_from_a_notebook_is_proven(kernel: Kernel, playground: Playground
 
 
 @pytest.fixture
-def default_playground() -> Iterator[Playground]:
+def default_playground(default_name: None) -> Iterator[Playground]:
     """The playground that `%tidb_connect playground` finds."""
     before = find()
     started = obtain(Options(workload=True))
@@ -150,7 +150,17 @@ def shows_what_it_is_for(path: Path, notebook: nbformat.NotebookNode) -> None:
     assert all(outcome in str(notebook.cells[-1].outputs) for outcome in OUTCOMES[path.name])
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+@pytest.mark.cluster
+@pytest.mark.xdist_group("notebooks")
+@pytest.mark.parametrize(
+    "path",
+    [
+        # These wait: for the end of a lock's TTL of 20 s, and for instances that are frozen.
+        pytest.param(path, marks=pytest.mark.slow if path.name in ("locks.ipynb", "bad_day.ipynb") else ())
+        for path in NOTEBOOKS
+    ],
+    ids=lambda path: path.name,
+)
 def test_a_notebook_runs_as_it_is_shipped(path: Path, request: pytest.FixtureRequest) -> None:
     notebook = nbformat.read(path, as_version=4)
     if "%tidb_connect playground" in str(notebook):  # the others start playgrounds of their own

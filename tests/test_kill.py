@@ -13,8 +13,8 @@ import tidb_magic
 from tests.clients import LONG_SELECT, Client, eventually, statements
 from tidb_magic import Cluster
 from tidb_magic.errors import ConnectionIdError, OptionError
+from tidb_magic.frames import TEXT
 from tidb_magic.playground import Playground
-from tidb_magic.processlist import TEXT
 from tidb_magic.reports import COLUMNS
 from tidb_magic.ways import Way
 
@@ -258,7 +258,7 @@ def test_two_ids_that_are_one_float_are_kept_apart_from_list_to_kill(ids64: Play
         assert one.id != two.id
         assert float(one.id) == float(two.id)
         for client in (one, two):
-            running(client.start(LONG_SELECT.format("twins")), on=ids64)
+            running(client.start(LONG_SELECT.format("twins")))
         listed = cluster.processlist()
         (found,) = [int(number) for number in listed["ID"] if number == two.id]
         assert only(cluster.kill([found], query=True))["OUTCOME"] == "interrupted"

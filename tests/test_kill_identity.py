@@ -13,7 +13,7 @@ import pytest
 
 import tidb_magic
 from tests.balancer import Balancer
-from tests.clients import LONG_SELECT, Client, eventually
+from tests.clients import LONG_SELECT, OTHER_WORK, Client, eventually
 from tests.test_kill import INTERRUPTED, LOST, only
 from tidb_magic import Cluster, ProcessList
 from tidb_magic.errors import ConnectionIdError, OptionError
@@ -412,7 +412,7 @@ def test_what_thousands_of_doubtful_ids_may_be_is_asked_for_within_the_deadline_
     report = cluster.plan([2 * number + 2**40 for number in range(3000)], deadline=1)
     assert set(report["OUTCOME"]) == {"already gone"}
     assert sum("BETWEEN" in sql for sql in every_statement) < 3000
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 1 + OTHER_WORK
 
 
 def test_a_column_that_is_not_id_and_a_row_by_itself_are_no_ids(cluster: Cluster) -> None:
@@ -508,9 +508,12 @@ def test_own_sessions_are_never_killed_through_a_balancer_and_after_a_reconnect(
         assert len(kills(every_statement)) == 3
 
 
-@pytest.mark.timeout(300)
-def test_nobody_else_is_hit_while_sessions_come_work_and_go_for_a_minute(
-    playground: Playground, cluster: Cluster, users: dict[str, str]
+MINUTE = pytest.param(60, id="for a minute", marks=[pytest.mark.slow, pytest.mark.timeout(300)])
+
+
+@pytest.mark.parametrize("seconds", [pytest.param(0, id="until twenty were hit"), MINUTE])
+def test_nobody_else_is_hit_while_sessions_come_work_and_go(
+    playground: Playground, cluster: Cluster, users: dict[str, str], seconds: float
 ) -> None:
     """Filter kills of one user's sessions among those of others, all of which live for a moment."""
     over = threading.Event()
@@ -530,8 +533,8 @@ def test_nobody_else_is_hit_while_sessions_come_work_and_go_for_a_minute(
     threads = [threading.Thread(target=live, args=one, daemon=True) for one in crowd]
     for thread in threads:
         thread.start()
-    until = time.monotonic() + 60
-    while time.monotonic() < until:
+    until = time.monotonic() + seconds
+    while ended[0] <= 20 or time.monotonic() < until:
         for query in (True, False):
             report = cluster.kill(user="joe", idle=not query, query=query, timeout=5)
             assert set(report["USER"].dropna()) <= {"joe"}
@@ -540,4 +543,3 @@ def test_nobody_else_is_hit_while_sessions_come_work_and_go_for_a_minute(
     for thread in threads:
         thread.join()
     assert [one for one in hit if one[0] != "joe"] == []
-    assert ended[0] > 20

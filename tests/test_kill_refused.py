@@ -11,8 +11,7 @@ import pymysql
 import pytest
 
 import tidb_magic
-from tests.clients import Client, eventually
-from tests.conftest import furnish
+from tests.clients import LONG, OTHER_WORK, Client, eventually
 from tests.test_kill import only
 from tests.test_kill_identity import kills, row_of
 from tidb_magic import Cluster
@@ -64,20 +63,6 @@ def test_a_right_that_was_revoked_while_we_believed_in_it_is_the_servers_to_refu
                 assert stranger.alive()
         finally:
             root.query("DROP USER revoked")
-
-
-@pytest.fixture(scope="module")
-def sem() -> Iterator[Playground]:
-    """Two instances in security-enhanced mode, with a protected user and one who may end connections."""
-    users = """
-        CREATE USER guarded, admin, plain, blind, chief;
-        GRANT RESTRICTED_USER_ADMIN ON *.* TO guarded;
-        GRANT CONNECTION_ADMIN, PROCESS ON *.* TO admin, blind, chief;
-        GRANT RESTRICTED_CONNECTION_ADMIN ON *.* TO chief;
-        GRANT SELECT ON mysql.* TO admin;
-    """
-    with Playground(instances=2, sem=True, initialize=users) as started:
-        yield furnish(started)
 
 
 @pytest.mark.parametrize("user", ["admin", "root"])
@@ -141,8 +126,8 @@ def test_in_security_enhanced_mode_a_silent_instance_does_not_keep_us_from_conne
         try:
             began = time.monotonic()
             with tidb_magic.connect(sem.url(0)) as cluster:
-                assert only(cluster.kill([client.id]))["OUTCOME"] == "killed"
-                assert time.monotonic() - began < 3
+                assert only(cluster.kill([client.id], deadline=LONG))["OUTCOME"] == "killed"
+                assert time.monotonic() - began < OTHER_WORK
         finally:
             sem.resume(1)
     with tidb_magic.connect(sem.url(0)) as cluster:
@@ -184,12 +169,12 @@ def test_ddl_that_waits_for_a_metadata_lock_is_refused_and_its_job_is_named(
 
 
 def test_forced_on_ddl_the_report_tells_what_really_happened(cluster: Cluster, waiting_ddl: Client) -> None:
-    """KILL QUERY is answered with OK and does nothing; KILL ends the session, and the job goes on."""
+    """Both are answered with OK. The job goes on, and the session waits for it."""
     row = only(cluster.kill([waiting_ddl.id], query=True, force=True, timeout=1))
     assert row["OUTCOME"] == "still running"
     assert " is running" in row["REASON"].partition("its DDL job ")[2]
     row = only(cluster.kill([waiting_ddl.id], force=True, timeout=1))
-    assert row["OUTCOME"] in {"killed", "still running"}
+    assert row["OUTCOME"] == "still running"
     assert "its DDL job " in row["REASON"]
 
 
@@ -225,7 +210,7 @@ def test_import_into_is_refused_and_forced_it_tells_what_happened(
         assert "SHOW IMPORT JOBS, then CANCEL IMPORT JOB" in row["REASON"]
         assert kills(every_statement) == []
         row = only(cluster.kill([importing.id], force=True, timeout=1))
-        assert row["OUTCOME"] in {"killed", "still running"}
+        assert row["OUTCOME"] == "still running"
         with os.fdopen(os.open(source, os.O_WRONLY | os.O_NONBLOCK), "wb"):
             pass
         importing.result()
@@ -263,6 +248,7 @@ def analyzing() -> Iterator[Playground]:
         started.resume("store")
 
 
+@pytest.mark.slow  # waits until auto analyze is met at work
 @pytest.mark.timeout(200)
 def test_auto_analyze_is_listed_and_refused_and_forced_it_tells_what_happened(
     analyzing: Playground, every_statement: list[str]
@@ -276,7 +262,7 @@ def test_auto_analyze_is_listed_and_refused_and_forced_it_tells_what_happened(
             assert "it is internal work of TiDB itself, as auto analyze is" in row["REASON"]
         assert kills(every_statement) == []
         row = only(cluster.kill(listed, query=True, force=True, timeout=1))
-        assert row["OUTCOME"] in {"interrupted", "killed", "still running"}
+        assert row["OUTCOME"] == "still running"
         assert kills(every_statement)
 
 

@@ -1,11 +1,13 @@
 """Who blocks whom, on a real cluster: the forest is the one that the test built."""
 
+import re
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any, Literal
+from uuid import uuid4
 
 import pymysql
 import pytest
@@ -13,8 +15,8 @@ from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 
 import tidb_magic
-from tests.clients import Client, eventually
-from tidb_magic import Cluster, aftermath
+from tests.clients import LONG, OTHER_WORK, Client, eventually
+from tidb_magic import Cluster, KillReport, aftermath
 from tidb_magic.errors import Interrupted, OptionError
 from tidb_magic.lockforest import LockForest
 from tidb_magic.locks import locks
@@ -33,18 +35,18 @@ class Tangle:
     ``other`` (2) blocks ``short`` (0).
     """
 
-    def __init__(self, stack: ExitStack, playground: Playground) -> None:
+    def __init__(self, stack: ExitStack, playground: Playground, table: str = "test.tangle") -> None:
         instances = {"chain": 0, "middle": 1, "last": 2, "auto": 1, "other": 2, "short": 0}
         self.of = {name: stack.enter_context(Client(playground, at)) for name, at in instances.items()}
         for name in ("chain", "middle", "last", "other", "short"):
             self.of[name].query("BEGIN")
-        self.of["chain"].query("UPDATE test.tangle SET v = v + 1 WHERE n = 1")
-        self.of["middle"].query("UPDATE test.tangle SET v = v + 1 WHERE n = 2")
-        self.of["other"].query("SELECT * FROM test.tangle WHERE name = 'three' FOR UPDATE")
-        self.of["middle"].start("UPDATE test.tangle SET v = v + 1 WHERE n = 1")
-        self.of["auto"].start("UPDATE test.tangle SET v = v + 1 WHERE n = 1")
-        self.of["last"].start("UPDATE test.tangle SET v = v + 1 WHERE name = 'two'")
-        self.of["short"].start("UPDATE test.tangle SET v = v + 1 WHERE name = 'three'")
+        self.of["chain"].query(f"UPDATE {table} SET v = v + 1 WHERE n = 1")
+        self.of["middle"].query(f"UPDATE {table} SET v = v + 1 WHERE n = 2")
+        self.of["other"].query(f"SELECT * FROM {table} WHERE name = 'three' FOR UPDATE")
+        self.of["middle"].start(f"UPDATE {table} SET v = v + 1 WHERE n = 1")
+        self.of["auto"].start(f"UPDATE {table} SET v = v + 1 WHERE n = 1")
+        self.of["last"].start(f"UPDATE {table} SET v = v + 1 WHERE name = 'two'")
+        self.of["short"].start(f"UPDATE {table} SET v = v + 1 WHERE name = 'three'")
 
     def seen(self, forest: LockForest) -> set[tuple[str, str | None]]:
         """Return who of them waits for whom, by their names; None for roots."""
@@ -73,13 +75,21 @@ class Tangle:
         }
 
 
-def furnish(playground: Playground) -> None:
+def furnish(playground: Playground, table: str = "test.tangle") -> None:
+    """Make the table anew: a row that a killed session has locked stays locked for about 20 s."""
     with Client(playground) as root:
-        root.query(
-            "CREATE TABLE IF NOT EXISTS test.tangle"
-            " (n INT PRIMARY KEY, v INT, name VARCHAR(9), UNIQUE KEY by_name (name))"
-        )
-        root.query("INSERT IGNORE INTO test.tangle VALUES (1, 0, 'one'), (2, 0, 'two'), (3, 0, 'three')")
+        root.query(f"DROP TABLE IF EXISTS {table}")
+        columns = "(n INT PRIMARY KEY, v INT, name VARCHAR(9), UNIQUE KEY by_name (name))"
+        root.query(f"CREATE TABLE {table} {columns}")
+        root.query(f"INSERT INTO {table} VALUES (1, 0, 'one'), (2, 0, 'two'), (3, 0, 'three')")
+
+
+@pytest.fixture
+def fresh_table(healed: Playground) -> str:
+    """A table of this test's own: what a fault leaves locked stays locked until its TTL of 20 s has passed."""
+    table = f"test.tangle_{uuid4().hex}"
+    furnish(healed, table)
+    return table
 
 
 @pytest.fixture
@@ -89,6 +99,13 @@ def tangle(playground: Playground, cluster: Cluster) -> Iterator[Tangle]:
         made = Tangle(stack, playground)
         eventually(lambda: made.seen(cluster.locks()) == made.built)
         yield made
+
+
+def unless_changed(kill: Callable[[], KillReport]) -> KillReport:
+    """Kill again if it was left alone: the playground's store forgets a wait for a moment on a busy machine."""
+    while "changed" in set((report := kill())["OUTCOME"]):
+        pass
+    return report
 
 
 def deadlock(playground: Playground) -> None:
@@ -111,7 +128,10 @@ def test_a_chain_of_three_over_three_instances_two_roots_and_an_autocommit_waite
     assert tangle.seen(forest) == tangle.built
     assert forest.complete, forest
     assert sorted(forest.frame["ID"]) == sorted(client.id for client in of.values())
-    assert list(forest.frame["DEPTH"][:4]) == [0, 1, 2, 1] or list(forest.frame["DEPTH"][:4]) == [0, 1, 1, 2]
+    assert [rows.loc[of[name].id, "DEPTH"] for name in ("chain", "middle", "last", "auto")] == [0, 1, 2, 1]
+    drawn = list(forest.frame["ID"])
+    assert drawn[0] == of["chain"].id
+    assert drawn.index(of["last"].id) == drawn.index(of["middle"].id) + 1
     chain, middle = rows.loc[of["chain"].id], rows.loc[of["middle"].id]
     assert (chain["BEHIND"], chain["FREES"], middle["BEHIND"], middle["FREES"]) == (3, 3, 1, 1)
     assert (chain["HOLDS"], chain["WAITS_FOR"], chain["TXN_STATE"]) == ("test.tangle row 1", "", "Idle")
@@ -146,6 +166,7 @@ def test_the_html_shows_the_same_and_interprets_nothing(playground: Playground, 
         assert f"└─\N{NO-BREAK SPACE}{waiter.id}" in html
 
 
+@pytest.mark.slow  # waits for the end of a lock's TTL of 20 s
 def test_killing_a_root_from_the_forest_frees_its_waiters_and_the_report_says_when(
     connected: InteractiveShell, playground: Playground, tangle: Tangle
 ) -> None:
@@ -187,11 +208,12 @@ def blocked(playground: Playground, cluster: Cluster) -> Iterator[tuple[Client, 
         yield waiter, eventually(lambda: (now := cluster.locks()) and len(now.roots) and now)
 
 
+@pytest.mark.slow  # waits for the end of a lock's TTL of 20 s
 def test_who_waits_for_a_root_that_is_killed_really_goes_on(
     cluster: Cluster, blocked: tuple[Client, LockForest]
 ) -> None:
     waiter, forest = blocked
-    report = cluster.kill(forest)
+    report = unless_changed(lambda: cluster.kill(forest))
     assert list(report["OUTCOME"]) == ["killed"]
     assert report.waiters is not None
     assert list(report.waiters["NOW"]) == ["no longer waiting"]
@@ -237,7 +259,9 @@ def test_ending_the_statement_of_a_root_is_said_to_keep_its_locks(playground: Pl
         assert "KILL QUERY cannot free its locks" in plan["REASON"].iloc[0]
         (remark,) = plan.remarks
         assert remark.startswith("1 session waits for them and may go on waiting: QUERY ends the statement")
-        assert cluster.kill(forest, query=True).remarks == plan.remarks
+        report = unless_changed(lambda: cluster.kill(forest, query=True))
+        assert list(report["OUTCOME"]) == ["interrupted"]
+        assert report.remarks == plan.remarks
 
 
 @pytest.mark.parametrize(
@@ -264,7 +288,7 @@ def test_ctrl_c_while_the_waiters_are_watched_keeps_the_report(
         return locks(*args, **options)
 
     monkeypatch.setattr(aftermath, "locks", read)
-    report = cluster.kill(blocked[1])
+    report = unless_changed(lambda: cluster.kill(blocked[1]))
     assert list(report["OUTCOME"]) == ["killed"]
     assert report.waiters is not None
     assert list(report.waiters["NOW"]) == ["still waiting"]
@@ -284,7 +308,7 @@ def test_a_deadlock_that_tidb_resolved_is_told_and_there_is_nothing_to_kill(
         assert sorted(mine["LOCK"]) == ["test.mutual row 1", "test.mutual row 2"]
         assert str(mine["OCCUR_TIME"].dtype) == "datetime64[ms, UTC]"
         assert abs(mine["OCCUR_TIME"].iloc[-1].timestamp() - began) < 60
-        assert "that TiDB resolved: nothing to kill" in repr(forest) or "TiDB resolved: nothing to kill" in repr(forest)
+        assert re.search(r"\d+ deadlocks? remembered, which TiDB resolved: nothing to kill\.", repr(forest))
         assert "test.mutual row 1" in repr(forest)
 
 
@@ -409,20 +433,29 @@ def test_without_select_on_mysql_ddl_that_runs_is_taken_to_wait_and_it_says_so(
         assert "Which DDL waits is not readable" in repr(forest)
 
 
+def test_an_instance_restarted_within_a_minute_does_not_make_it_incomplete(healed: Playground) -> None:
+    """It is registered twice for that time."""
+    healed.crash(1)
+    healed.restart(1)
+    with tidb_magic.connect(healed.url(0)) as cluster:
+        assert list(cluster.instances()["INSTANCE"]).count(healed.status_address(1)) > 1
+        assert cluster.locks().complete
+        assert ", 3 instances, " in repr(cluster)
+
+
 @pytest.mark.parametrize("silent", ["store", "pd"])
 def test_with_the_store_or_pd_frozen_it_ends_within_the_deadline_and_says_so(
-    healed: Playground, silent: Literal["store", "pd"]
+    healed: Playground, fresh_table: str, deadline: float, silent: Literal["store", "pd"]
 ) -> None:
-    furnish(healed)
     with tidb_magic.connect(healed.url(0)) as cluster, ExitStack() as stack:
-        made = Tangle(stack, healed)
+        made = Tangle(stack, healed, fresh_table)
         eventually(lambda: made.seen(cluster.locks()) == made.built)
         healed.freeze(silent)
         try:
             for _ in range(2):
                 began = time.monotonic()
-                forest = cluster.locks(deadline=2)
-                assert time.monotonic() - began < 3.5
+                forest = cluster.locks(deadline=2 * deadline)
+                assert time.monotonic() - began < 2 * deadline + OTHER_WORK
                 assert not forest.complete
                 assert "was not found out" in repr(forest)
                 listed = set(forest.frame["ID"])
@@ -432,16 +465,17 @@ def test_with_the_store_or_pd_frozen_it_ends_within_the_deadline_and_says_so(
         eventually(lambda: (now := cluster.locks()).complete and made.seen(now) == made.built)
 
 
-def test_an_instance_that_is_frozen_is_named_and_its_transactions_are_shown_as_such(healed: Playground) -> None:
-    furnish(healed)
+def test_an_instance_that_is_frozen_is_named_and_its_transactions_are_shown_as_such(
+    healed: Playground, fresh_table: str, deadline: float
+) -> None:
     with tidb_magic.connect(healed.url(0)) as cluster, ExitStack() as stack:
-        made = Tangle(stack, healed)
+        made = Tangle(stack, healed, fresh_table)
         eventually(lambda: made.seen(cluster.locks()) == made.built)
         healed.freeze(1)
         try:
             began = time.monotonic()
-            forest = cluster.locks(deadline=2)
-            assert time.monotonic() - began < 3.5
+            forest = cluster.locks(deadline=2 * deadline)
+            assert time.monotonic() - began < 2 * deadline + OTHER_WORK
             assert healed.status_address(1) in forest.missing
             assert "nobody who answered has it" in repr(forest)
             assert ("short", "other") in made.seen(forest)
@@ -458,13 +492,15 @@ def test_ctrl_c_ends_it_in_one_line(healed: Playground) -> None:
         try:
             began = time.monotonic()
             with pytest.raises(Interrupted, match=r"Nothing was returned\."):
-                cluster.locks(deadline=60)
-            assert time.monotonic() - began < 5
+                cluster.locks(deadline=LONG)
+            assert time.monotonic() - began < OTHER_WORK
         finally:
             healed.resume("store")
 
 
-def test_when_trouble_ends_nobody_stays_silent(healed: Playground, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_when_trouble_ends_nobody_stays_silent(
+    healed: Playground, deadline: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nobody would look any more whether he answers, and he would be left out for good."""
     with tidb_magic.connect(healed.url(0)) as cluster:
         link = cluster._link
@@ -477,7 +513,7 @@ def test_when_trouble_ends_nobody_stays_silent(healed: Playground, monkeypatch: 
         monkeypatch.setattr(link, "_answers_again", with_a_late_note)
         healed.freeze(2)
         try:
-            assert not cluster.locks(deadline=1).complete
+            assert not cluster.locks(deadline=2 * deadline).complete
         finally:
             healed.resume(2)
         eventually(lambda: not link.trouble)
@@ -487,17 +523,19 @@ def test_when_trouble_ends_nobody_stays_silent(healed: Playground, monkeypatch: 
         eventually(lambda: cluster.locks().complete)
 
 
-def test_a_waiter_on_an_instance_that_answers_is_known_about_while_another_is_silent(healed: Playground) -> None:
-    furnish(healed)
+@pytest.mark.slow  # waits for the end of a lock's TTL of 20 s
+def test_a_waiter_on_an_instance_that_answers_is_known_about_while_another_is_silent(
+    healed: Playground, fresh_table: str, deadline: float
+) -> None:
     with tidb_magic.connect(healed.url(0)) as cluster, Client(healed, 0) as holder, Client(healed, 1) as waiter:
         holder.query("BEGIN")
-        holder.query("UPDATE test.tangle SET v = v + 1 WHERE n = 3")
+        holder.query(f"UPDATE {fresh_table} SET v = v + 1 WHERE n = 3")
         waiter.query("BEGIN")
-        waiter.start("UPDATE test.tangle SET v = v + 1 WHERE n = 3")
+        waiter.start(f"UPDATE {fresh_table} SET v = v + 1 WHERE n = 3")
         forest = eventually(lambda: (now := cluster.locks()) and len(now.roots) and now)
         healed.freeze(2)
         try:
-            report = cluster.kill(forest, deadline=2)
+            report = cluster.kill(forest, deadline=2 * deadline)
         finally:
             healed.resume(2)
         assert list(report["OUTCOME"]) == ["killed"]

@@ -16,7 +16,6 @@ from IPython.core.interactiveshell import InteractiveShell
 
 import tidb_magic
 from tests.clients import Client
-from tests.conftest import furnish
 from tests.tracebacks import with_locals
 from tidb_magic.errors import AuthenticationError, NotConnectedError, TidbMagicError
 from tidb_magic.logins import find
@@ -322,12 +321,6 @@ def test_a_locked_keyring_is_as_none(
 
 
 # -- TLS of the sources ------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def with_tls() -> Iterator[Playground]:
-    with Playground(instances=1, tls=True) as started:
-        yield furnish(started)
 
 
 def test_the_tls_of_a_source_is_that_of_our_connection(with_tls: Playground, home: Path) -> None:

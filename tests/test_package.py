@@ -27,7 +27,9 @@ SETUP = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = SETUP["project"]
 VERSIONS = ["3.11", "3.12", "3.13", "3.14"]
 RUNNING = f"{sys.version_info.major}.{sys.version_info.minor}"
-COLD = pytest.mark.timeout(600)  # where pip has nothing in its cache
+COLD = pytest.mark.timeout(600)  # where uv has nothing in its cache
+
+pytestmark = pytest.mark.xdist_group("package")
 
 
 def pythons() -> dict[str, str]:
@@ -45,6 +47,8 @@ def pythons() -> dict[str, str]:
 
 
 PYTHONS = pythons()
+OLDEST_AND_NEWEST = {min(PYTHONS, key=VERSIONS.index), max(PYTHONS, key=VERSIONS.index)}
+EACH = [pytest.param(version, marks=() if version in OLDEST_AND_NEWEST else pytest.mark.slow) for version in PYTHONS]
 
 
 def tracked() -> set[str]:
@@ -71,9 +75,9 @@ class User:
         self.install()
 
     def install(self, extra: str = "") -> None:
-        """Install the wheel. Pip is the tests' own, so that nothing else is installed and its cache is used."""
-        command = [sys.executable, "-m", "pip", "--python", self.python, "install", "--quiet", f"{self.wheel}{extra}"]
-        subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": ""})
+        """Install the wheel with the tests' own uv, so that nothing else is installed and its cache is used."""
+        command = [sys.executable, "-m", "uv", "pip", "install", "--python", self.python, "--quiet"]
+        subprocess.run([*command, f"{self.wheel}{extra}"], check=True)
 
     def run(self, *arguments: str) -> str:
         """Run Python without an error, and return what it printed."""
@@ -114,7 +118,15 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in tracked():
         (folder / "checkout" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, folder / "checkout" / name)
-    command = [sys.executable, "-m", "build", "--outdir", str(folder / "dist"), str(folder / "checkout")]
+    command = [
+        sys.executable,
+        "-m",
+        "build",
+        "--installer=uv",
+        "--outdir",
+        str(folder / "dist"),
+        str(folder / "checkout"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder / "dist"
@@ -184,7 +196,7 @@ def test_the_metadata_say_what_it_needs_and_where_it_runs(wheel: Path) -> None:
 
 
 @COLD
-@pytest.mark.parametrize("version", PYTHONS)
+@pytest.mark.parametrize("version", EACH)
 def test_a_users_script_and_magics_run_on_each_python(
     user: Callable[[str], User], version: str, playground: Playground
 ) -> None:

@@ -22,6 +22,8 @@ from tidb_magic.playground.__main__ import main
 from tidb_magic.playground.cluster import find, running
 from tidb_magic.playground.processes import is_free
 
+pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("starts")]
+
 
 @pytest.fixture(scope="module")
 def fragile() -> Iterator[Playground]:
@@ -224,24 +226,21 @@ def test_what_cannot_be_started_is_refused(options: dict[str, Any], says: str) -
         Playground(**options).start()
 
 
-def test_tls_is_used_with_tls() -> None:
-    with Playground(instances=1, tls=True) as playground:
-        with Client(playground) as client:
-            assert client.query("SHOW STATUS LIKE 'Ssl_cipher'")[0][1]
-        with tidb_magic.connect(playground.url()) as cluster:
-            assert cluster.processlist().complete
+def test_tls_is_used_with_tls(with_tls: Playground) -> None:
+    with Client(with_tls) as client:
+        assert client.query("SHOW STATUS LIKE 'Ssl_cipher'")[0][1]
+    with tidb_magic.connect(with_tls.url()) as cluster:
+        assert cluster.processlist().complete
 
 
-def test_in_security_enhanced_mode_it_lists_and_kills(running: Any) -> None:
-    with Playground(instances=2, sem=True) as playground:
-        furnish(playground)
-        with tidb_magic.connect(playground.url(0)) as cluster, Client(playground, 1) as client:
-            assert "global kill on" in repr(cluster)  # from the ids: @@tidb_config is refused here
-            client.start(LONG_SELECT.format("sem"))
-            eventually(lambda: client.id in set(cluster.processlist()["ID"]))
-            listed = cluster.processlist(idle=True)
-            assert not any(":" in instance for instance in listed["INSTANCE"])  # a UUID, no address
-            assert list(cluster.kill([client.id], query=True)["OUTCOME"]) == ["interrupted"]
+def test_in_security_enhanced_mode_it_lists_and_kills(sem: Playground) -> None:
+    with tidb_magic.connect(sem.url(0)) as cluster, Client(sem, 1) as client:
+        assert "global kill on" in repr(cluster)  # from the ids: @@tidb_config is refused here
+        client.start(LONG_SELECT.format("sem"))
+        eventually(lambda: client.id in set(cluster.processlist()["ID"]))
+        listed = cluster.processlist(idle=True)
+        assert not any(":" in instance for instance in listed["INSTANCE"])  # a UUID, no address
+        assert list(cluster.kill([client.id], query=True)["OUTCOME"]) == ["interrupted"]
 
 
 def test_the_workload_is_worth_reading() -> None:

@@ -9,7 +9,6 @@ import pytest
 import tidb_magic
 from tests.balancer import Balancer
 from tests.clients import LONG_SELECT, Client, eventually, statements
-from tests.conftest import furnish
 from tidb_magic import Cluster, ConnectionId, ProcessList
 from tidb_magic.errors import OptionError
 from tidb_magic.playground import Playground
@@ -184,14 +183,12 @@ def test_process_that_was_taken_away_meanwhile_is_said(
         assert not listed.see_others
 
 
-def test_in_security_enhanced_mode_instances_are_told_apart_by_the_ids_of_their_sessions(running: Any) -> None:
+def test_in_security_enhanced_mode_instances_are_told_apart_by_the_ids_of_their_sessions(sem: Playground) -> None:
     with (
-        Playground(instances=3, sem=True) as playground,
-        Balancer([playground.port(at) for at in range(3)]) as balancer,
+        Balancer([sem.port(at) for at in range(3)]) as balancer,
         tidb_magic.connect(balancer.url()) as cluster,
     ):
-        furnish(playground)
-        clients = [Client(playground, at) for at in range(3)]
+        clients = [Client(sem, at) for at in range(3)]
         servers = {ConnectionId(client.id).server_id for client in clients}
         listed = cluster.processlist(idle=True)
         assert {client.id for client in clients} <= set(listed["ID"])
@@ -201,7 +198,7 @@ def test_in_security_enhanced_mode_instances_are_told_apart_by_the_ids_of_their_
         assert set(instances["SERVER_ID"]) == servers
         assert instances["ADDRESS"].isna().all()
         names = dict(zip(listed["ID"], listed["INSTANCE"], strict=True))
-        playground.freeze(1)
+        sem.freeze(1)
         try:
             partial = cluster.processlist(idle=True, deadline=1.5)
             assert partial.missing == (names[clients[1].id],)
@@ -209,16 +206,16 @@ def test_in_security_enhanced_mode_instances_are_told_apart_by_the_ids_of_their_
             assert clients[1].id not in set(partial["ID"])
             assert {names[clients[0].id], names[clients[2].id]} == set(partial["INSTANCE"])
         finally:
-            playground.resume(1)
+            sem.resume(1)
         eventually(lambda: cluster.processlist(idle=True).complete)
-        playground.freeze("pd")
+        sem.freeze("pd")
         try:
-            with tidb_magic.connect(playground.url(0)) as late:
+            with tidb_magic.connect(sem.url(0)) as late:
                 alone = late.processlist(idle=True)
                 assert not alone.complete
                 assert "PD does not answer" in repr(alone)
                 assert clients[0].id in set(alone["ID"])
         finally:
-            playground.resume("pd")
+            sem.resume("pd")
         for client in clients:
             client.__exit__(None, None, None)

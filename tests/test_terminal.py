@@ -64,7 +64,9 @@ def test_the_terminal_asks_for_a_password_and_shows_none(
     assert PLANTED.encode() not in (tmp_path / "history.sqlite").read_bytes()
 
 
-def test_the_demo_proves_a_kill_on_another_instance_and_leaves_what_ran_before() -> None:
+@pytest.mark.cluster
+@pytest.mark.xdist_group("notebooks")
+def test_the_demo_proves_a_kill_on_another_instance_and_leaves_what_ran_before(default_name: None) -> None:
     done = subprocess.run(
         [sys.executable, str(ROOT / "notebooks" / "demo.py")], capture_output=True, text=True, check=False, cwd=ROOT
     )

@@ -1,11 +1,9 @@
 """TLS: verified wherever it is asked for, on a real cluster with a CA of its own."""
 
-import base64
 import json
 import socket
 import ssl
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +16,11 @@ from IPython.core.interactiveshell import InteractiveShell
 
 import tidb_magic
 from tests.clients import LONG_SELECT, Client
-from tests.conftest import furnish
+from tests.conftest import base64url
 from tests.test_driver import SWITCH, stranger
 from tidb_magic.connection import Connection
 from tidb_magic.errors import AuthenticationError, ConnectError, SettingsError, TlsError
 from tidb_magic.playground import Playground
-from tidb_magic.playground.records import Options
 from tidb_magic.settings import Secret, Settings, parse_url
 from tidb_magic.tls import context, verifies
 from tidb_magic.troubles import connect_error
@@ -42,33 +39,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     mine.cert_chain_pems[0].write_to_path(str(folder / "cert.pem"))
     (folder / "text.pem").write_text("no certificate")
     return {name: str(folder / f"{name}.pem") for name in ("ca", "cert", "key", "text", "nothing")}
-
-
-@pytest.fixture(scope="module")
-def tokens() -> rsa.RSAPrivateKey:
-    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
-
-
-@pytest.fixture(scope="module")
-def with_tls(tmp_path_factory: pytest.TempPathFactory, tokens: rsa.RSAPrivateKey) -> Iterator[Playground]:
-    """Two instances with TLS, which know whose tokens to believe."""
-    numbers = tokens.public_key().public_numbers()
-    key = {name: _bytes(value) for name, value in (("n", numbers.n), ("e", numbers.e))}
-    keys = tmp_path_factory.mktemp("tokens") / "jwks.json"
-    keys.write_text(json.dumps({"keys": [{"kty": "RSA", "alg": "RS256", "use": "sig", "kid": "one", **key}]}))
-    toml = Options.toml
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Options, "toml", lambda *args: f"{toml(*args)}auth-token-jwks = {json.dumps(str(keys))}\n")
-        with Playground(instances=2, tls=True) as started:
-            yield furnish(started)
-
-
-def _bytes(number: int) -> str:
-    return _text(number.to_bytes((number.bit_length() + 7) // 8, "big"))
-
-
-def _text(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
 # -- what is asked for -------------------------------------------------------------------------------------------
@@ -148,7 +118,7 @@ def test_with_the_right_ca_every_connection_is_verified(with_tls: Playground, ru
     with tidb_magic.connect(with_tls.url(0)) as cluster, Client(with_tls, 1) as client:
         assert "TLS verified" in repr(cluster)
         assert cluster.processlist().complete
-        running(client.start(LONG_SELECT.format("tls")), on=with_tls)
+        running(client.start(LONG_SELECT.format("tls")))
         report = cluster.kill([client.id], query=True)  # over a connection to the other instance
         assert list(report["OUTCOME"]) == ["interrupted"]
         ways = {one.settings.port: one.tls for one in (cluster._link._main, *cluster._link._owners)}
@@ -207,7 +177,7 @@ def test_a_server_without_tls_is_refused_where_it_is_asked_for(playground: Playg
 
 
 @pytest.mark.parametrize("plugin", [b"mysql_clear_password", b"tidb_auth_token", b"dialog"])
-def test_without_tls_nothing_is_handed_over_as_clear_text(plugin: bytes) -> None:
+def test_without_tls_nothing_is_handed_over_as_clearbase64url(plugin: bytes) -> None:
     heard: list[bytes] = []
     port = stranger(plugin.decode(), SWITCH.replace(b"%s", plugin), heard)
     with pytest.raises(AuthenticationError, match="hands the password over as clear text: ask for TLS"):
@@ -215,11 +185,11 @@ def test_without_tls_nothing_is_handed_over_as_clear_text(plugin: bytes) -> None
     assert PLANTED.encode() not in b"".join(heard)
 
 
-def test_a_token_goes_over_verified_tls_only(with_tls: Playground, tokens: rsa.RSAPrivateKey) -> None:
+def test_a_token_goes_over_verified_tls_only(with_tls: Playground, token_key: rsa.RSAPrivateKey) -> None:
     claims = {"sub": "ann", "email": "ann@example.com", "iss": "us", "iat": int(time.time()), "exp": time.time() + 600}
-    parts = [_text(json.dumps(part).encode()) for part in ({"alg": "RS256", "kid": "one", "typ": "JWT"}, claims)]
-    signed = tokens.sign(".".join(parts).encode(), padding.PKCS1v15(), hashes.SHA256())
-    token = ".".join([*parts, _text(signed)])
+    parts = [base64url(json.dumps(part).encode()) for part in ({"alg": "RS256", "kid": "one", "typ": "JWT"}, claims)]
+    signed = token_key.sign(".".join(parts).encode(), padding.PKCS1v15(), hashes.SHA256())
+    token = ".".join([*parts, base64url(signed)])
     with Client(with_tls) as root:
         root.query(
             "CREATE USER ann IDENTIFIED WITH 'tidb_auth_token' REQUIRE TOKEN_ISSUER 'us'"

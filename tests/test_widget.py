@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -102,7 +103,7 @@ def test_an_answer_that_waited_for_a_cell_is_asked_back_again(
     browser: Browser, victim: Client, every_statement: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = time.monotonic()
-    monkeypatch.setattr("tidb_magic.widget.time.monotonic", lambda: now)
+    monkeypatch.setattr(widget, "time", SimpleNamespace(time=time.time, monotonic=lambda: now))
     browser.plans(victim)
     browser.say("kill", ask="1")
     browser.hears("asked")
@@ -263,14 +264,16 @@ def test_it_rests_while_nobody_looks_and_goes_on_while_a_cell_runs(
     monkeypatch.setattr(widget, "_REST", 0.01)
     table = SessionTable(cluster.processlist(), SETTINGS, live=0.01)
     browser = Browser(table, monkeypatch)
+    BUSY.begins()
     eventually(lambda: table.snapshot["version"] > 2)
+    BUSY.ends()
     eventually(lambda: not BUSY.watched(table._sign))
     eventually(lambda: not table._refreshing.locked())
     rests = table.snapshot["version"]
     browser.say("watching", seen=False)
     assert table.snapshot["version"] <= rests + 1
-    browser.say("watching", seen=True)
-    eventually(lambda: table.snapshot["version"] > rests + 2)
+    while table.snapshot["version"] <= rests + 2:
+        browser.say("watching", seen=True)
     eventually(lambda: not BUSY.watched(table._sign))
     rests = table.snapshot["version"]
     BUSY.begins()  # the signs of the browser wait
@@ -297,7 +300,7 @@ def test_switched_off_and_on_again_it_reads_once_at_a_time(
 
 def test_a_sign_counts_for_a_while_and_a_running_cell_counts_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr("tidb_magic.widget.time.monotonic", lambda: now)
+    monkeypatch.setattr(widget, "time", SimpleNamespace(monotonic=lambda: now))
     busy = Busy()
     now = 114.0
     assert busy.watched(last=0.0)
