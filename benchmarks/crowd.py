@@ -67,7 +67,7 @@ def crowd(
 def connect(playground: Playground, instance: int, user: str = "root") -> Any:
     """Open a session on an instance."""
     port = playground.port(instance)
-    return pymysql.connect(host="127.0.0.1", port=port, user=user, autocommit=True, database="mysql")
+    return pymysql.connect(host="127.0.0.1", port=port, user=user, autocommit=True, database="mysql", ssl_disabled=True)
 
 
 def hang_up(driver: Any) -> None:

@@ -27,7 +27,7 @@ ARGUMENTS = [
 ]
 SYSTEM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 WAIT = 60_000  # milliseconds: the machines are slow at times
-expect.set_options(timeout=30_000)
+expect.set_options(timeout=WAIT)
 
 
 def chromium() -> str | None:

@@ -13,7 +13,7 @@ from benchmarks.crowd import crowd
 from benchmarks.ratio import Ratio
 from tidb_magic.playground import Playground
 
-pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.benchmark
 
 SESSIONS = 2000
 loading = import_module("benchmarks.import")  # a keyword, which no import statement takes

@@ -506,7 +506,6 @@ def test_an_instance_restarted_within_a_minute_shows_no_session_twice(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
 def test_an_instance_whose_registration_ended_is_no_missing_one(
     fragile: Playground, cluster: Cluster, crowd: list[Client]
 ) -> None:

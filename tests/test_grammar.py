@@ -273,7 +273,7 @@ def compare(server: Callable[[str], int], live: set[int], text: str) -> None:
 usual = settings(derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 
 
-@settings(usual, max_examples=1000)
+@settings(usual, max_examples=300)
 @given(text=statements())
 def test_tidb_answers_1064_if_and_only_if_the_parser_raises(
     server: Callable[[str], int], live: set[int], text: str

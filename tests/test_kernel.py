@@ -45,7 +45,7 @@ class Kernel:
         """Run a cell and return its outputs."""
         outputs: list[dict[str, Any]] = []
         answers = {"allow_stdin": stdin, "stdin_hook": self._answer}
-        self.client.execute_interactive(code, timeout=90, output_hook=lambda m: outputs.append(dict(m)), **answers)
+        self.client.execute_interactive(code, timeout=300, output_hook=lambda m: outputs.append(dict(m)), **answers)
         return [one["content"] for one in outputs if one["msg_type"] in {"stream", "error", "execute_result"}]
 
     def _answer(self, message: dict[str, Any]) -> None:
@@ -165,7 +165,7 @@ def test_a_notebook_runs_as_it_is_shipped(path: Path, request: pytest.FixtureReq
     notebook = nbformat.read(path, as_version=4)
     if "%tidb_connect playground" in str(notebook):  # the others start playgrounds of their own
         request.getfixturevalue("default_playground")
-    NotebookClient(notebook, timeout=90, resources={"metadata": {"path": str(path.parent)}}).execute()
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(path.parent)}}).execute()
     shows_what_it_is_for(path, notebook)
 
 

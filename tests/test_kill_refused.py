@@ -249,7 +249,6 @@ def analyzing() -> Iterator[Playground]:
 
 
 @pytest.mark.slow  # waits until auto analyze is met at work
-@pytest.mark.timeout(200)
 def test_auto_analyze_is_listed_and_refused_and_forced_it_tells_what_happened(
     analyzing: Playground, every_statement: list[str]
 ) -> None:

@@ -414,7 +414,6 @@ def test_a_list_that_cannot_be_had_sends_nothing(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
 def test_a_session_of_a_crashed_instance_is_unreachable_and_later_already_gone(
     fragile: Playground, cluster: Cluster, deadline: float, every_statement: list[str]
 ) -> None:

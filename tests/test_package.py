@@ -27,7 +27,6 @@ SETUP = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = SETUP["project"]
 VERSIONS = ["3.11", "3.12", "3.13", "3.14"]
 RUNNING = f"{sys.version_info.major}.{sys.version_info.minor}"
-COLD = pytest.mark.timeout(600)  # where uv has nothing in its cache
 
 pytestmark = pytest.mark.xdist_group("package")
 
@@ -195,7 +194,6 @@ def test_the_metadata_say_what_it_needs_and_where_it_runs(wheel: Path) -> None:
     assert [found[1] for one in metadata.get_all("Classifier", []) if (found := python.fullmatch(one))] == VERSIONS
 
 
-@COLD
 @pytest.mark.parametrize("version", EACH)
 def test_a_users_script_and_magics_run_on_each_python(
     user: Callable[[str], User], version: str, playground: Playground
@@ -221,7 +219,6 @@ def test_a_users_script_and_magics_run_on_each_python(
     somebody.run("-W", "error", "-m", "compileall", "-q", "-f", package)
 
 
-@COLD
 def test_a_user_gets_the_types_of_the_public_names(user: Callable[[str], User], tmp_path: Path) -> None:
     somebody = user(RUNNING)
     shutil.copy(ROOT / "tests" / "as_a_user.py", tmp_path)
@@ -231,7 +228,6 @@ def test_a_user_gets_the_types_of_the_public_names(user: Callable[[str], User], 
     assert done.stdout == "Success: no issues found in 1 source file\n", done.stdout + done.stderr
 
 
-@COLD
 def test_the_extra_brings_what_the_playground_needs_and_nothing_else_is_installed(user: Callable[[str], User]) -> None:
     somebody = user(RUNNING)
     connect = ("%load_ext tidb_magic", "%tidb_connect playground")

@@ -227,7 +227,7 @@ def test_what_cannot_be_started_is_refused(options: dict[str, Any], says: str) -
 
 
 def test_tls_is_used_with_tls(with_tls: Playground) -> None:
-    with Client(with_tls) as client:
+    with Client(with_tls, ssl_disabled=False) as client:
         assert client.query("SHOW STATUS LIKE 'Ssl_cipher'")[0][1]
     with tidb_magic.connect(with_tls.url()) as cluster:
         assert cluster.processlist().complete

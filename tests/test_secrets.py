@@ -156,7 +156,7 @@ def test_a_password_planted_in_every_source_appears_nowhere(
         notebook.cells = [nbformat.v4.new_code_cell(cell) for cell in work]
         client = NotebookClient(
             notebook,
-            timeout=90,
+            timeout=300,
             allow_errors=True,
             store_widget_state=True,
             resources={"metadata": {"path": str(home)}},

@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.clients import Client, eventually
-from tests.lab import Lab, Notebook, Table, kernelspec
+from tests.lab import WAIT, Lab, Notebook, Table, kernelspec
 from tidb_magic.playground import Playground
 
 INTERRUPTED = 1317
@@ -32,7 +32,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 def page(browser: Browser) -> Iterator[Page]:
     """One page for all: to load JupyterLab and to start a kernel takes most of the time of a test."""
     opened = browser.new_page()
-    opened.set_default_timeout(30_000)
+    opened.set_default_timeout(WAIT)
     opened.on("dialog", lambda dialog: dialog.accept())  # leaves a notebook that is not saved
     yield opened
     opened.close()
@@ -304,7 +304,7 @@ def test_a_kill_that_was_heard_late_is_not_sent_when_nobody_answers(
     _, table = waiting
     free(lab)
     expect(table.root.locator(".tidb-panel")).to_contain_text("Still kill?")
-    expect(table.outcome(victim.id)).to_have_text("○ not sent", timeout=15_000)
+    expect(table.outcome(victim.id)).to_have_text("○ not sent")
     assert table.outcome(victim.id).get_attribute("title") == (
         "The kernel heard the click late and asked back; nobody answered within 5 s."
     )
@@ -379,7 +379,7 @@ def test_after_the_kernel_was_shut_down_an_open_panel_is_closed_and_says_that_no
     expect(panel.get_by_text("Confirm: kill query")).to_be_visible()
     book.page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.shutdown()")
     panel.get_by_text("Confirm: kill query").click()  # nothing tells the page before it says something itself
-    expect(table.root).to_contain_text("The kernel is gone", timeout=15_000)
+    expect(table.root).to_contain_text("The kernel is gone")
     expect(panel).to_have_count(0)
     expect(table.outcome(victim.id)).to_have_text("○ not sent")
     expect(table.row(victim.id).get_by_text("Kill query")).to_be_disabled()
@@ -446,7 +446,7 @@ def test_a_root_blocker_is_ended_by_its_button_and_a_waiter_has_none(opened: Ope
         expect(panel).to_contain_text("rolls back ")
         expect(panel).to_contain_text("its row locks can stay for about 20 s")
         panel.get_by_text("Confirm: kill connection").click()
-        expect(table.outcome(holder.id)).to_have_text("✓ killed", timeout=60_000)
+        expect(table.outcome(holder.id)).to_have_text("✓ killed")
         expect(table.root.get_by_role("status")).to_contain_text("1 session waited; no longer waiting")
         assert waiter.result() == ()
         assert not holder.alive()

@@ -20,7 +20,7 @@ def terminal(tmp_path: Path) -> Iterator["pexpect.spawn[str]"]:
     """IPython as a person starts it, with a history of its own."""
     arguments = ["-m", "IPython", "--no-banner", "--simple-prompt", "--colors=NoColor", "--ext=tidb_magic"]
     arguments += [f"--HistoryManager.hist_file={tmp_path / 'history.sqlite'}"]
-    child = pexpect.spawn(sys.executable, arguments, encoding="utf-8", timeout=60, dimensions=(50, 200))
+    child = pexpect.spawn(sys.executable, arguments, encoding="utf-8", timeout=300, dimensions=(50, 200))
     child.expect_exact("In [1]: ")
     yield child
     child.close(force=True)

@@ -143,6 +143,15 @@ def test_without_a_ca_tls_is_used_and_called_unverified(with_tls: Playground, pl
         tidb_magic.connect(off, ssl_ca=str(with_tls.folder / "ca.pem"))
 
 
+def test_where_nothing_is_verified_no_list_of_cas_is_read(
+    playground: Playground, with_tls: Playground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(ssl, "create_default_context")  # 20 ms for each connection
+    for url in (playground.url(0), with_tls.url(0).partition("?")[0]):
+        with tidb_magic.connect(url) as cluster:
+            assert cluster.processlist().complete
+
+
 def test_a_wrong_ca_is_one_line(with_tls: Playground, files: dict[str, str]) -> None:
     url = with_tls.url(0).partition("?")[0]
     with pytest.raises(TlsError, match=r"does not prove who it is .*Give the CA of its certificate with") as refused:

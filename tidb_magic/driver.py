@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakSet
@@ -96,6 +96,10 @@ class Driver(_Connection):
         integers = frozenset(field.name for field in fields if field.type_code in _INTEGERS)
         return Result(tuple(field.name for field in fields), integers, tuple(answer.data), warnings)
 
+    def _create_ssl_ctx(self, given: Any) -> ssl.SSLContext:
+        """Return how TLS is used. PyMySQL loads all CAs of the system (20 ms) also where nothing is verified."""
+        return given if isinstance(given, ssl.SSLContext) else unverified_context()
+
     def _get_server_information(self) -> None:
         super()._get_server_information()  # type: ignore[misc]
         if self.guarded:
@@ -121,6 +125,15 @@ class Driver(_Connection):
         if answer.server_status is not None:
             self.server_status = answer.server_status
         return answer.affected_rows
+
+
+@cache
+def unverified_context() -> ssl.SSLContext:
+    """Return TLS that is used where a server offers it and nothing else is said: nothing is verified."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 _DRIVERS: "WeakSet[Driver]" = WeakSet()

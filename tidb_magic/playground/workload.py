@@ -127,7 +127,9 @@ def main(folder: Path, urls: list[str]) -> None:
 def connect(user: str, port: int) -> pymysql.Connection:
     """Open a session of the crowd."""
     password = "" if user == "root" else PASSWORD
-    return pymysql.connect(host="127.0.0.1", port=port, user=user, password=password, autocommit=True)
+    return pymysql.connect(
+        host="127.0.0.1", port=port, user=user, password=password, autocommit=True, ssl_disabled=True
+    )
 
 
 def _live(actor: Actor, first: threading.Event) -> None:
