@@ -17,7 +17,8 @@ ORDER = [
     *("aftermath", "locks", "stores", "lockforest", "forest"),
     *("kill", "groups", "places", "scenes", "sources", "ways", "reports", "audit", "verdicts", "targets"),
     *("reading", "gathering", "sessions", "views", "processlist", "frames"),
-    *("link", "routing", "logins", "stored", "connection", "driver", "deadlines", "troubles", "settings", "tls"),
+    *("link", "routing", "logins", "stored", "connection", "session_variables", "driver", "deadlines", "troubles"),
+    *("settings", "tls"),
     *("render", "grammar", "connection_id", "filters", "errors", "queries"),
 ]
 FREE = {"__init__", "playground"}

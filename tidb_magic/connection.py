@@ -35,6 +35,7 @@ from tidb_magic.errors import (
 )
 from tidb_magic.queries import query
 from tidb_magic.render import first_line
+from tidb_magic.session_variables import TIDB_ONLY, assignments
 from tidb_magic.settings import Settings
 from tidb_magic.tls import verifies
 from tidb_magic.troubles import bare, statement_error
@@ -73,6 +74,7 @@ class Connection:
         verified = "TLS verified" if verifies(settings.tls) else "TLS not verified"
         self.tls = verified if encrypted(self._driver) else "no TLS"
         try:
+            self._set_variables(give_up)
             identity = self.query(query("identify"), deadline=time_left(give_up))
         except BaseException as error:
             self.close()
@@ -88,6 +90,31 @@ class Connection:
         self.version = first_line(version.removeprefix("Release Version: "))
         with _HOLDING:
             _HELD.add(self)
+
+    def _set_variables(self, give_up: float) -> None:
+        """Set the session variables in one statement; what this server does not take is left out from then on."""
+        server = (self._driver.get_server_info(), self.settings.user)
+        while wanted := assignments(self.alias, without=_NOT_TAKEN.get(server, frozenset())):
+            sql = query("session_variables", assignments=", ".join(f"{n}={v}" for n, v in wanted.items()))
+            try:
+                self.query(sql, deadline=time_left(give_up))
+            except ServerError as error:
+                refused = {name for name in wanted if f"'{name}'" in str(error)} or self._refused(wanted, give_up)
+                if TIDB_ONLY in refused or not refused:
+                    raise
+                _NOT_TAKEN[server] = _NOT_TAKEN.get(server, frozenset()) | refused
+            else:
+                return
+
+    def _refused(self, wanted: Mapping[str, str], give_up: float) -> set[str]:
+        """Return which variables this server does not let us set, where its error does not name them."""
+        refused = set()
+        for name, value in wanted.items():
+            try:
+                self.query(query("session_variables", assignments=f"{name}={value}"), deadline=time_left(give_up))
+            except ServerError:
+                refused.add(name)
+        return refused
 
     @property
     def open(self) -> bool:
@@ -229,6 +256,8 @@ class Connection:
             return ""
 
 
+# By the server's version and the user: the session variables that could not be set.
+_NOT_TAKEN: dict[tuple[str, str], frozenset[str]] = {}
 _HELD: "WeakSet[Connection]" = WeakSet()
 _HOLDING = threading.Lock()
 

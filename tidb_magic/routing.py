@@ -107,10 +107,7 @@ def introduce(connection: Connection, *, deadline: float = _DEADLINE) -> tuple[b
     Return whether global kill and compatible-kill-query are on there. In security-enhanced mode neither these nor the
     address are told.
     """
-    columns = dict(connection.query(query("columns"), deadline=deadline).rows)
-    if "SESSION_ALIAS" in columns:
-        connection.query(query("alias"), {"alias": connection.alias}, deadline=deadline)
-    connection.columns = columns
+    connection.columns = dict(connection.query(query("columns"), deadline=deadline).rows)
     try:
         (row,) = connection.query(query("capabilities"), deadline=deadline).rows
     except ServerError:

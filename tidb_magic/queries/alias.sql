@@ -1,2 +1,0 @@
--- Mark a connection of ours, so that it is known in the list wherever a proxy moves it.
-SET SESSION tidb_session_alias = %(alias)s

@@ -1,0 +1,2 @@
+-- What a connection of ours needs: see session_variables.py.
+SET {assignments}
