@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import pymysql
 import pytest
 from mysql_mimic import MysqlServer
 
@@ -16,6 +15,7 @@ import tidb_magic
 from tests.clients import Client, eventually
 from tidb_magic import ConnectionId, link
 from tidb_magic.connection import CONNECT_TIMEOUT, Connection
+from tidb_magic.driver import Driver, Result
 from tidb_magic.errors import (
     AuthenticationError,
     ConnectError,
@@ -191,12 +191,14 @@ def test_without_global_kill_a_strangers_session_with_the_same_id_is_left_alone(
     """Behind a balancer the second connection, which ends the first one's statement, can be on another instance."""
     connection = Connection(parse_url(no_global_kill.url(0)))
     with Client(no_global_kill, 1) as stranger:
-        while stranger.id < int(connection.id or 0):
-            stranger.__exit__(None, None, None)
-            stranger.__init__(no_global_kill, 1)  # type: ignore[misc]
+        while stranger.id != int(connection.id or 0):
+            if stranger.id < int(connection.id or 0):
+                stranger.__exit__(None, None, None)
+                stranger.__init__(no_global_kill, 1)  # type: ignore[misc]
+            else:
+                connection.close()
+                connection = Connection(parse_url(no_global_kill.url(0)))
         connection.settings = parse_url(no_global_kill.url(1))  # as the balancer would
-        if stranger.id != connection.id:
-            pytest.fail(f"ids do not meet: {stranger.id} and {connection.id}")
         with pytest.raises(DeadlineError, match="may still run, if it was on another instance"):
             connection.query(FOREVER, deadline=0.3)
         assert stranger.alive()
@@ -211,16 +213,15 @@ def test_without_global_kill_an_id_that_looks_like_another_servers_is_never_kill
     connection.id = ConnectionId(2_100_000)
     sent = []
     with pytest.MonkeyPatch.context() as patch:
-        execute = pymysql.cursors.Cursor.execute
+        ask = Driver.ask
 
-        def noted(cursor: Any, sql: Any, args: Any = None) -> Any:
-            sent.append(str(sql))
-            if "SELECT CONNECTION_ID()" in str(sql):
-                return execute(cursor, "SELECT 4300000")
-            return execute(cursor, sql, args)
+        def noted(driver: Driver, sql: str, args: Any = None) -> Result:
+            sent.append(sql)
+            return ask(driver, "SELECT 4300000" if "SELECT CONNECTION_ID()" in sql else sql, args)
 
-        patch.setattr(pymysql.cursors.Cursor, "execute", noted)
+        patch.setattr(Driver, "ask", noted)
         assert "may still run" in connection._abandon()
+    assert len(sent) == 3  # its own id, what runs, and whether global kill is on
     assert not any("KILL" in sql for sql in sent)
 
 

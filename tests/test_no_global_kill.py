@@ -9,7 +9,7 @@ import pytest
 
 import tidb_magic
 from tests.balancer import Balancer
-from tests.clients import LONG, LONG_SELECT, OTHER_WORK, Client, eventually
+from tests.clients import LONG_SELECT, OTHER_WORK, Client, eventually
 from tests.test_kill import INTERRUPTED, only
 from tests.test_kill_identity import kills, row_of
 from tidb_magic import Cluster, ProcessList, link, ways
@@ -18,10 +18,9 @@ from tidb_magic.playground import Playground
 
 
 @pytest.fixture(autouse=True)
-def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+def _patient_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give each step to the owner as long as a busy machine may take."""
     monkeypatch.setattr(ways, "_REACH", OTHER_WORK)
-    monkeypatch.setattr(ways, "_PROOF", OTHER_WORK)
     monkeypatch.setattr(link, "_ATTEMPT", OTHER_WORK)
 
 
@@ -66,7 +65,7 @@ def test_of_three_sessions_with_one_id_only_the_one_that_was_meant_dies(
     no_global_kill: Playground, cluster: Cluster, namesakes: list[Client], instance: int, query: bool
 ) -> None:
     meant = namesakes[instance]
-    row = only(cluster.kill(row_of_namesake(cluster, meant), query=query, deadline=LONG))
+    row = only(cluster.kill(row_of_namesake(cluster, meant), query=query))
     assert (row["OUTCOME"], row["INSTANCE"]) == ("interrupted" if query else "killed", meant.instance)
     meant.result()
     for i, client in enumerate(namesakes):
@@ -109,7 +108,7 @@ def test_the_accident_of_tidbs_documentation_asked_of_us_only_the_one_meant_dies
     no_global_kill: Playground, cluster: Cluster, namesakes: list[Client]
 ) -> None:
     assert "caution: compatible-kill-query is on" in repr(cluster)
-    assert only(cluster.kill(row_of_namesake(cluster, namesakes[1]), deadline=LONG))["OUTCOME"] == "killed"
+    assert only(cluster.kill(row_of_namesake(cluster, namesakes[1])))["OUTCOME"] == "killed"
     assert isinstance(namesakes[1].result(), pymysql.Error)
     assert running_on(no_global_kill, namesakes[0], 0)
     assert running_on(no_global_kill, namesakes[2], 2)
@@ -122,7 +121,7 @@ def test_through_a_balancer_the_owner_is_found_and_proved(
         Balancer([no_global_kill.port(i) for i in range(3)]) as balancer,
         tidb_magic.connect(balancer.url(), direct="never") as cluster,
     ):
-        row = only(cluster.kill(row_of_namesake(cluster, namesakes[2]), query=True, deadline=LONG))
+        row = only(cluster.kill(row_of_namesake(cluster, namesakes[2]), query=True))
         assert row["OUTCOME"] == "interrupted"
         assert namesakes[2].error_code() == INTERRUPTED
         assert len(kills(every_statement)) == 1
@@ -144,7 +143,7 @@ def test_where_there_is_no_alias_a_running_statement_proves_the_owner(
         return told
 
     monkeypatch.setattr(routing, "introduce", as_65)
-    row = only(cluster.kill(row_of_namesake(cluster, namesakes[1]), deadline=LONG))
+    row = only(cluster.kill(row_of_namesake(cluster, namesakes[1])))
     assert (row["OUTCOME"], row["REASON"]) == ("killed", "")
     assert running_on(no_global_kill, namesakes[0], 0)
     assert "SESSION_ALIAS" not in cluster._link._owners[0].columns
@@ -154,7 +153,7 @@ def test_an_owner_that_is_not_reachable_is_refused_and_nothing_is_sent(
     no_global_kill: Playground, namesakes: list[Client], every_statement: list[str]
 ) -> None:
     with tidb_magic.connect(no_global_kill.url(0), direct="never") as cluster:
-        row = only(cluster.kill(row_of_namesake(cluster, namesakes[1]), deadline=LONG))
+        row = only(cluster.kill(row_of_namesake(cluster, namesakes[1])))
         assert row["OUTCOME"] == "refused"
         assert "global kill is off" in row["REASON"]
         assert "direct connections are switched off" in row["REASON"]
@@ -221,7 +220,7 @@ def test_a_connection_that_was_lost_while_nobody_used_it_is_opened_and_proved_ag
     no_global_kill: Playground, cluster: Cluster, lost: str
 ) -> None:
     with Client(no_global_kill, 1) as first, Client(no_global_kill, 1) as second:
-        assert only(cluster.kill(row_of_namesake(cluster, first), deadline=LONG))["OUTCOME"] == "killed"
+        assert only(cluster.kill(row_of_namesake(cluster, first)))["OUTCOME"] == "killed"
         listed = row_of_namesake(cluster, second)
         connection = cluster._link._main if lost == "main" else cluster._link._owners[0]
         with Client(no_global_kill, 0 if lost == "main" else 1) as by_hand:
@@ -233,12 +232,12 @@ def test_what_was_proved_of_a_direct_connection_holds_while_another_instance_is_
     no_global_kill: Playground, cluster: Cluster
 ) -> None:
     with Client(no_global_kill, 1) as first, Client(no_global_kill, 1) as second:
-        assert only(cluster.kill(row_of_namesake(cluster, first), deadline=LONG))["OUTCOME"] == "killed"
+        assert only(cluster.kill(row_of_namesake(cluster, first)))["OUTCOME"] == "killed"
         listed = row_of_namesake(cluster, second)
         no_global_kill.freeze(2)
         try:
             began = time.monotonic()
-            assert only(cluster.kill(listed, deadline=LONG))["OUTCOME"] == "killed"
+            assert only(cluster.kill(listed))["OUTCOME"] == "killed"
             assert time.monotonic() - began < OTHER_WORK
         finally:
             no_global_kill.resume(2)

@@ -19,8 +19,8 @@ from tidb_magic.targets import Outcome
 _OVER_THEM = "RESTRICTED_CONNECTION_ADMIN"  # the right to end sessions of those whom security-enhanced mode protects
 _REACH = 1.0  # seconds that the way to an instance gets
 _ALIVE = 0.3  # seconds that a kept connection gets to show that it is not lost
-_PROOF = 1.0  # seconds to find a marked connection in the cluster's list
-_SHOWN = 0.3  # seconds that a statement runs to be found in the list, where there is no alias
+# Seconds that a statement runs to be found in the list, where there is no alias: then it runs longer, twice.
+_SHOWN = (0.3, 0.6, 1.2)
 
 
 class NoWayError(TidbMagicError):
@@ -142,7 +142,7 @@ def find_way(link: Link, place: Place, within: float) -> Way:
         try:
             connection = _reach(link, place, min(time_left(give_up), _REACH))
             if place.server is None:
-                _prove(link, connection, place, min(time_left(give_up), _PROOF))
+                _prove(link, connection, place, time_left(give_up))
             break
         except TidbMagicError as error:
             lost = connection is not None and not connection.open  # while nobody used it
@@ -229,13 +229,15 @@ def _prove(link: Link, connection: Connection, place: Place, within: float) -> N
 def _while_it_runs(main: Connection, connection: Connection, give_up: float) -> list[tuple[str, int]]:
     """Find a connection by the token in a statement that runs on it."""
 
-    def show() -> None:
+    def show(seconds: float) -> None:
         with suppress(TidbMagicError):
-            connection.query(query("sleep"), {"seconds": _SHOWN}, deadline=_SHOWN + time_left(give_up))
+            connection.query(query("sleep"), {"seconds": seconds}, deadline=seconds + time_left(give_up))
 
     found: list[tuple[str, int]] = []
-    while not found and connection.open and time.monotonic() < give_up:
-        shown = threading.Thread(target=show, name="tidb_magic-show", daemon=True)
+    for seconds in _SHOWN:
+        if found or not connection.open:
+            break
+        shown = threading.Thread(target=show, args=(seconds,), name="tidb_magic-show", daemon=True)
         shown.start()
         while shown.is_alive() and not found:
             found = marked(main, "INFO", running(connection), deadline=time_left(give_up))
