@@ -11,12 +11,13 @@ from typing import Any, Self
 
 import pymysql
 from pymysql import _auth
-from pymysql.constants import COMMAND
+from pymysql.constants import COMMAND, ER
 
 from tidb_magic import Cluster
 from tidb_magic.playground import Playground
 
 ROWS = 2000
+NOT_YET = (ER.DBACCESS_DENIED_ERROR, ER.ACCESS_DENIED_ERROR)  # an instance hears of users a moment later than another
 OTHER_WORK = 30.0  # seconds by which a busy machine may be late
 LONG = 100.0  # seconds: a deadline that a test which must not wait for it does not reach, however busy the machine is
 # Long without using the processor: SLEEP is called for each row and returns 0.
@@ -27,20 +28,19 @@ class Client:
     """A session as any program has one; `start` runs a statement in a thread."""
 
     def __init__(self, playground: Playground, instance: int = 0, user: str = "root", **options: Any) -> None:
-        self._driver: Any = pymysql.connect(
-            host="127.0.0.1",
-            port=playground.port(instance),
-            user=user,
-            autocommit=True,
-            **{"ssl_disabled": True, **options},  # else PyMySQL loads all CAs of the system: 20 ms
-        )
-        self._root: dict[str, Any] = {
-            "host": "127.0.0.1",
-            "port": playground.port(instance),
-            "user": "root",
-            "read_timeout": 2,
-            "ssl_disabled": True,
-        }
+        # Without TLS, for which PyMySQL loads all CAs of the system: 20 ms.
+        where = {"host": "127.0.0.1", "port": playground.port(instance), "ssl_disabled": True}
+
+        def connected() -> Any:
+            try:
+                return pymysql.connect(**{**where, "user": user, "autocommit": True, **options})
+            except pymysql.OperationalError as error:
+                if error.args[0] not in NOT_YET:
+                    raise
+                return None
+
+        self._driver: Any = eventually(connected)
+        self._root: dict[str, Any] = {**where, "user": "root", "read_timeout": 2}
         self.id = int(self.query("SELECT CONNECTION_ID()")[0][0])
         self.playground = playground
         self.instance = playground.status_address(instance)

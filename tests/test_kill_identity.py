@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import cycle
 from typing import Any
 
 import pandas as pd
@@ -16,6 +17,7 @@ from tests.balancer import Balancer
 from tests.clients import LONG_SELECT, Client, eventually
 from tests.test_kill import INTERRUPTED, LOST, only
 from tidb_magic import Cluster, ProcessList
+from tidb_magic.connection import Connection
 from tidb_magic.errors import ConnectionIdError, OptionError
 from tidb_magic.playground import Playground
 
@@ -208,6 +210,26 @@ def test_what_was_seen_counts_also_where_columns_are_left_out(
         assert list(cluster.kill(rows)["OUTCOME"]) == ["changed"] * 2
         assert kills(every_statement) == []
         cluster.kill([ran.id, idle.id])
+
+
+def test_a_statement_is_killed_by_its_row_though_every_other_look_is_slow(
+    playground: Playground, cluster: Cluster, running: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a busy machine: a look that follows a fast one must not be taken to be as fast."""
+    run, delays = Connection._run, cycle([0.0, 0.3])
+
+    def delayed(self: Connection, sql: str, args: Any) -> Any:
+        answer = run(self, sql, args)
+        if "tidb_magic_own" in sql:
+            time.sleep(next(delays))
+        return answer
+
+    with Client(playground, 1) as client:
+        running(client.start(LONG_SELECT.format("slow looks")))
+        time.sleep(0.5)  # its age
+        listed = row_of(cluster, client)
+        monkeypatch.setattr(Connection, "_run", delayed)
+        assert only(cluster.kill(listed, query=True, deadline=3))["OUTCOME"] == "interrupted"
 
 
 def test_the_rows_of_a_plan_are_killed_as_they_were_planned(

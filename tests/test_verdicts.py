@@ -347,18 +347,19 @@ def test_a_look_just_before_whole_seconds_have_passed_since_the_request_proves_a
 
 def test_the_best_moment_for_a_look_leaves_it_time_to_be_answered() -> None:
     look = Look(requested=6.125, received=6.25)
-    assert to_proof(6.0, look) == pytest.approx(0.75 - 3 * 0.125 - 0.01)
-    assert to_proof(None, look) == pytest.approx(0.875 - 3 * 0.125 - 0.01)
+    assert to_proof(6.0, look, 0.125) == pytest.approx(0.75 - 3 * 0.125 - 0.01)
+    assert to_proof(None, look, 0.125) == pytest.approx(0.875 - 3 * 0.125 - 0.01)
+    assert to_proof(6.0, look, 0.2) == pytest.approx(0.75 - 3 * 0.2 - 0.01)
 
 
 @given(age=SPANS, took=SPANS)
 def test_the_next_look_is_answered_before_the_second_is_over_if_it_takes_as_long(age: float, took: float) -> None:
     look = Look(requested=100 + age, received=100 + age + took)
-    pause = to_proof(100.0, look)
+    pause = to_proof(100.0, look, took)
     assert 0 < pause <= 1
     if pause > 0.002:
         assert look.received + pause + took - 100 < ceil(look.received - 100)
-    assert to_proof(None, Look(requested=5, received=5)) > 0
+    assert to_proof(None, Look(requested=5, received=5), 0) > 0
 
 
 def test_a_statement_of_an_old_list_is_watched_from_the_first_look_on() -> None:

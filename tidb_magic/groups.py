@@ -33,9 +33,6 @@ from tidb_magic.ways import NoWayError, Place, Way, find_way
 TIMEOUT = 10.0  # seconds, from KILL to proof
 MAX_VICTIMS = 50
 _FRESH = 0.05  # seconds that KILLs are sent after the answer of a look, then there is another look
-# Seconds in which TIME, in whole seconds, proves that a statement is the one that was seen, if looks are fast.
-# Until the deadline there is another try each second.
-_PROVABLE = 1.1
 _AGAIN = 0.02  # seconds between two looks at what was not found
 _POLL = (0.001, 0.25)  # seconds between two looks for the proof: the first, and the longest
 _LEAST = 0.5  # seconds that a look gets, also at the end of the timeout
@@ -80,6 +77,8 @@ class Group:
     def __init__(self, job: Job, place: Place, positions: Sequence[int]) -> None:
         self._job, self._place, self._positions = job, place, positions
         self._link, self._how, self._now, self._stop = job.link, job.how, job.now, job.stop
+        self._prove_by = math.inf  # when to give up on statements that no look proves to be those that were seen
+        self._slowest = 0.0  # seconds that a look took
         self.ways: list[Way] = []
 
     def run(self) -> None:
@@ -131,23 +130,23 @@ class Group:
         """Look until each target is decided, and send what may be sent right after the look that allowed it."""
         last = give_up + self._how.timeout
         known = Known(way, self._link, force=self._how.force)
-        prove_by = math.inf
         while (waiting := self._undecided()) and not self._stop.is_set():
             sent = self._unproven()
             ids = {self._now[at].id for at in (*waiting, *sent)}
             look = way.look(ids, self._job.condition, closely=known.closely, deadline=time_left(give_up))
             for at in sent:
                 self._now[at] = self._outcome(self._now[at], look, "")
-            prove_by = min(prove_by, look.received + max(_PROVABLE, self._how.deadline))
+            self._prove_by = min(self._prove_by, look.received + self._how.timeout)
+            self._slowest = max(self._slowest, look.received - look.requested)
             sought = {self._now[at].id for at in waiting}
             asked = known.ask(look, sought, plan=self._how.plan, deadline=time_left(give_up))
             if not asked:  # else that took time: look again
-                self._decide(way, waiting, look, known.scene(), prove_by)
+                self._decide(way, waiting, look, known.scene())
             give_up = min(time.monotonic() + self._how.deadline, last)
             if time.monotonic() > last:
                 self._end(waiting, Outcome.UNREACHABLE, "not sent in time: its instance answers too slowly")
 
-    def _decide(self, way: Way, waiting: Sequence[int], look: Look, scene: Scene, prove_by: float) -> None:
+    def _decide(self, way: Way, waiting: Sequence[int], look: Look, scene: Scene) -> None:
         judged = {at: judge(self._now[at], look, scene) for at in waiting}
         allowed = {at: one for at, one in judged.items() if one.outcome is Outcome.PLANNED}
         if self._how.plan:
@@ -161,9 +160,9 @@ class Group:
         doubtful = {
             at: self._now[at] for at in waiting if self._now[at].outcome is None and self._now[at].absent is None
         }
-        if look.received > prove_by:
+        if look.received > self._prove_by:
             self._now |= {at: unproven(target) for at, target in doubtful.items()}
-        pauses = [to_proof(target.seen.requested, look) for target in doubtful.values() if target.seen]
+        pauses = [to_proof(target.seen.requested, look, self._slowest) for target in doubtful.values() if target.seen]
         self._stop.wait(min(pauses, default=_AGAIN))
 
     def _send(self, way: Way, allowed: Mapping[int, Target], until: float) -> None:

@@ -138,16 +138,16 @@ def same_statement(requested: float, now: Session, look: Look) -> bool | None:
     return None if now.time >= math.floor(look.requested - requested) else False
 
 
-def to_proof(requested: float | None, look: Look) -> float:
+def to_proof(requested: float | None, look: Look, took: float) -> float:
     """Return the seconds until a look can best prove that a statement is older than a list.
 
-    That is just before whole seconds have passed since its request: TIME of an older one has turned by then.
+    That is just before whole seconds have passed since its request: TIME of an older one has turned by then. `took` is
+    the time in seconds that a look may take.
 
-    >>> round(to_proof(0.0, Look(requested=6.1, received=6.1)), 3)
+    >>> round(to_proof(0.0, Look(requested=6.1, received=6.1), 0.0), 3)
     0.89
     """
     age = look.received - (look.requested if requested is None else requested)
-    took = look.received - look.requested
     return max(math.ceil(age) - age - 3 * took - _EARLY, _SHORT)
 
 
