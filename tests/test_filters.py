@@ -126,6 +126,7 @@ def test_the_limit_leaves_out_the_shortest_and_counts_them(cluster: Cluster, cro
         ({"user": 5}, "user is text"),
         ({"limit": 0}, "limit is a whole number"),
         ({"limit": 2.5}, "limit is a whole number"),
+        *[({name: "\ud800%"}, f"{name} has '\\ud800' in it, half of a character") for name in (*TEXTS, "where")],
         *[({name: empty}, f"{name} is empty") for name in (*TEXTS, "where") for empty in ("", "  ")],
     ],
 )

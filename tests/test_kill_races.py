@@ -227,7 +227,7 @@ def test_a_session_with_the_address_of_our_connection_on_another_instance_is_not
 ) -> None:
     """The system gives a port again to a connection that leads elsewhere. Ours is known by its alias."""
     main = cluster._link.connection()
-    address, port = main._driver._sock.getsockname()  # type: ignore[attr-defined]
+    address, port = main._driver._sock.getsockname()
     own = Own.now(unique=True)
     assert not own.has(playground.status_address(1), 12345, f"{address}:{port}")
     assert own.has(playground.status_address(1), 12345, f"{address}:{port}", main.alias)

@@ -17,7 +17,7 @@ from IPython.core.interactiveshell import InteractiveShell
 import tidb_magic
 from tests.clients import Client
 from tests.tracebacks import with_locals
-from tidb_magic.errors import AuthenticationError, NotConnectedError, TidbMagicError
+from tidb_magic.errors import AuthenticationError, NotConnectedError, SettingsError, TidbMagicError
 from tidb_magic.logins import find
 from tidb_magic.playground import Playground
 from tidb_magic.settings import Settings
@@ -240,6 +240,18 @@ SOURCES: list[tuple[Prepare, str]] = [
     (_variables, "TIDB_HOST of the environment"),
     (_in_dot_env, "TIDB_HOST of ~/.env"),
 ]
+
+
+def test_bytes_of_the_environment_that_are_no_text_are_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+    home: Path,
+) -> None:
+    monkeypatch.setenv("TIDB_HOST", "db")
+    monkeypatch.setenv("TIDB_PASSWORD", f"{PLANTED}\udcff")
+    refused = find()
+    assert isinstance(refused, SettingsError)
+    assert "half of a character is in it" in str(refused)
+    assert PLANTED not in with_locals(refused)
 
 
 @pytest.mark.parametrize(("prepare", "source"), SOURCES, ids=[one.__name__.strip("_") for one, _ in SOURCES])

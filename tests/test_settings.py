@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tests.tracebacks import with_locals
 from tidb_magic.errors import SettingsError
+from tidb_magic.logins import find
 from tidb_magic.settings import Secret, Settings, parse_url
 
 PLANTED = "planted-s3cret"
@@ -36,6 +37,11 @@ def test_a_url_gives_back_what_was_put_in(user: str, password: str, port: int) -
         f"mysql://root:{PLANTED}@[::1",
         f"mysql://root:{PLANTED}@db/shop?unix_socket=/tmp/tidb.sock",
         f"mysql://root:{PLANTED}/4000@db#x",
+        f"mysql://ro\ud800ot:{PLANTED}@db",
+        f"mysql://root:{PLANTED}\ud800@db",
+        f"mysql://root:{PLANTED}@db\ud800",
+        f"mysql://root:{PLANTED}@db/\ud800",
+        f"mysql://root:{PLANTED}@db/?ssl_ca=\ud800",
     ],
 )
 def test_a_bad_url_is_one_clear_line_without_the_password(url: str) -> None:
@@ -45,6 +51,11 @@ def test_a_bad_url_is_one_clear_line_without_the_password(url: str) -> None:
     assert PLANTED not in with_locals(refused.value)
     assert "mysql://user@host:4000/database" in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_spaces_around_a_url_are_not_part_of_it() -> None:
+    assert parse_url(" mysql://root@db:4001/shop\n") == parse_url("mysql://root@db:4001/shop")
+    assert find("\tmysql://root@db:4001/shop ") == parse_url("mysql://root@db:4001/shop")
 
 
 def test_a_secret_shows_no_value() -> None:

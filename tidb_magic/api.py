@@ -9,14 +9,14 @@ from contextlib import contextmanager
 from dataclasses import fields, replace
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 from weakref import ref
 
 import pandas as pd
 
 from tidb_magic.aftermath import behind, follow, still_blocking
 from tidb_magic.audit import Audit
-from tidb_magic.errors import AuthenticationError, Interrupted, OptionError, TidbMagicError
+from tidb_magic.errors import AuthenticationError, CopyError, Interrupted, OptionError, TidbMagicError
 from tidb_magic.filters import Filters, seconds
 from tidb_magic.frames import counted
 from tidb_magic.groups import MAX_VICTIMS, TIMEOUT, How
@@ -303,6 +303,10 @@ class Cluster:
     def rights(self) -> Rights:
         """Whose sessions this user may end, as far as it was last asked."""
         return Rights(self._link.settings.user, others=self._link.capabilities.kill_others)
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        """Refuse to be copied and pickled."""
+        raise CopyError("A Cluster cannot be copied or pickled. Pass its URL and call tidb_magic.connect there.")
 
     def __enter__(self) -> Self:
         """Return the cluster."""

@@ -1,5 +1,6 @@
 """One session on one TiDB instance. The only part of the library that knows the driver."""
 
+import os
 import secrets
 import threading
 import time
@@ -260,6 +261,18 @@ class Connection:
 _NOT_TAKEN: dict[tuple[str, str], frozenset[str]] = {}
 _HELD: "WeakSet[Connection]" = WeakSet()
 _HOLDING = threading.Lock()
+
+
+def _start_over() -> None:
+    """Forget the connections of the parent, in a forked child; their sockets were let go of."""
+    global _HOLDING  # noqa: PLW0603 (another thread of the parent can hold it)
+    _HOLDING = threading.Lock()
+    for one in list(_HELD):
+        one._lock = threading.Lock()  # noqa: SLF001
+    _HELD.clear()
+
+
+os.register_at_fork(after_in_child=_start_over)
 
 
 @dataclass(frozen=True)

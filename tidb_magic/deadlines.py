@@ -2,6 +2,7 @@
 
 import heapq
 import itertools
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -24,6 +25,10 @@ class Watchdog:
     """Acts when the time of a watch is over, in one thread that is there while somebody waits. An act must not wait."""
 
     def __init__(self) -> None:
+        self.start_over()
+
+    def start_over(self) -> None:
+        """Forget all watches, as in a forked child: the thread is its parent's."""
         self._changed = threading.Condition()
         self._watches: list[Watch] = []
         self._numbers = itertools.count()
@@ -83,3 +88,4 @@ class Watchdog:
 
 
 WATCHDOG = Watchdog()
+os.register_at_fork(after_in_child=WATCHDOG.start_over)

@@ -1,5 +1,6 @@
 """PyMySQL as we need it: any bytes as text, a deadline for the whole, rows read fast, no password in a traceback."""
 
+import os
 import socket
 import ssl
 import struct
@@ -81,6 +82,8 @@ class Driver(_Connection):
     guarded = False
     asked_tls = False
     _result: Any
+    _sock: Any
+    _rfile: Any
 
     def ask(self, sql: str, args: Mapping[str, object] | None = None) -> Result:
         """Run one statement and read all of its answer and its warnings."""
@@ -95,6 +98,12 @@ class Driver(_Connection):
         fields = answer.fields or ()
         integers = frozenset(field.name for field in fields if field.type_code in _INTEGERS)
         return Result(tuple(field.name for field in fields), integers, tuple(answer.data), warnings)
+
+    def let_go(self) -> None:
+        """Close the socket without a word to the server: it is that of the parent of this forked process."""
+        sock, self._sock, self._rfile = self._sock, None, None
+        if sock is not None:
+            os.close(sock.detach())
 
     def _create_ssl_ctx(self, given: Any) -> ssl.SSLContext:
         """Return how TLS is used. PyMySQL loads all CAs of the system (20 ms) also where nothing is verified."""
@@ -138,6 +147,18 @@ def unverified_context() -> ssl.SSLContext:
 
 _DRIVERS: "WeakSet[Driver]" = WeakSet()
 _OPENING = threading.Lock()
+
+
+def _let_go() -> None:
+    """Let go of the connections of the parent, in a forked child."""
+    global _OPENING  # noqa: PLW0603 (another thread of the parent can hold it)
+    _OPENING = threading.Lock()
+    for driver in list(_DRIVERS):
+        driver.let_go()
+    _DRIVERS.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 class _Answer(pymysql.connections.MySQLResult):
@@ -258,7 +279,7 @@ def hint(deadline: float) -> int:
 def peer(driver: Driver) -> str | None:
     """Return the IP address that a connection leads to."""
     with suppress(OSError):
-        address: tuple[Any, ...] = driver._sock.getpeername()  # type: ignore[attr-defined]  # noqa: SLF001
+        address: tuple[Any, ...] = driver._sock.getpeername()  # noqa: SLF001
         return str(address[0])
     return None
 
@@ -275,19 +296,19 @@ def own_hosts(*, besides: Collection[Driver]) -> set[str]:
 
 def _host(driver: Driver) -> str | None:
     with suppress(OSError, AttributeError):  # not connected yet, or any more
-        address: tuple[Any, ...] = driver._sock.getsockname()  # type: ignore[attr-defined]  # noqa: SLF001
+        address: tuple[Any, ...] = driver._sock.getsockname()  # noqa: SLF001
         return f"{address[0]}:{address[1]}"
     return None
 
 
 def encrypted(driver: Driver) -> bool:
     """Tell whether a connection uses TLS."""
-    return isinstance(driver._sock, ssl.SSLSocket)  # type: ignore[attr-defined]  # noqa: SLF001
+    return isinstance(driver._sock, ssl.SSLSocket)  # noqa: SLF001
 
 
 def lost(driver: Driver) -> bool:
     """Tell whether the other side has ended an idle connection. Sends nothing."""
-    sock = driver._sock  # type: ignore[attr-defined]  # noqa: SLF001 (the driver would ask the server)
+    sock = driver._sock  # noqa: SLF001 (the driver would ask the server)
     if sock is None:
         return True
     try:  # below TLS, where a goodbye is data, too; between two statements there is none
@@ -303,12 +324,12 @@ def _keep_alive(driver: Driver) -> None:
     """Have the system find out within two minutes that the other side is gone, and balancers see that we are here."""
     for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPALIVE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4)):
         if hasattr(socket, name):  # macOS has the second in the place of the first
-            driver._sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)  # type: ignore[attr-defined]  # noqa: SLF001
+            driver._sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)  # noqa: SLF001
 
 
 def wake(driver: Driver) -> None:
     """End the connection under a thread that waits for an answer: it gets an error at once."""
-    sock = driver._sock  # type: ignore[attr-defined]  # noqa: SLF001 (the driver offers no deadline for the whole)
+    sock = driver._sock  # noqa: SLF001 (the driver offers no deadline for the whole)
     if sock is not None:
         # Below TLS, whose own shutdown would wait for the other side.
         with suppress(OSError):

@@ -1,5 +1,7 @@
 """What can go wrong, one class for each thing a person can do about it."""
 
+from pickle import PicklingError
+
 
 class TidbMagicError(Exception):
     """Something did not work; the message says what happened, why, and what to do."""
@@ -72,6 +74,10 @@ class KillSyntaxError(TidbMagicError):
 
 class ConnectionIdError(TidbMagicError):
     """You gave something that cannot be a connection id."""
+
+
+class CopyError(TidbMagicError, PicklingError):
+    """You copied or pickled something that works with connections of this process."""
 
 
 class AuditError(TidbMagicError):

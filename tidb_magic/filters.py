@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from tidb_magic.errors import OptionError
 
 DAY = 86_400  # seconds
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Filters:
     Raises
     ------
     OptionError
-        A value is empty, or `min_time` is no number of seconds.
+        A value is empty or no Unicode text, or `min_time` is no number of seconds.
 
     Examples
     --------
@@ -50,6 +51,8 @@ class Filters:
             value = getattr(self, field.name)
             if isinstance(value, str) and not value.strip():
                 raise OptionError(f"{field.name} is empty: leave it out, or say which one.")
+            if isinstance(value, str) and (half := _SURROGATE.search(value)):
+                raise OptionError(f"{field.name} has {half[0]!r} in it, half of a character: no statement can hold it.")
             if field.name in _TEXTS and not isinstance(value, str | None):
                 raise OptionError(f"{field.name} is text, not {value!r}.")
         if not isinstance(self.idle, bool):

@@ -1,10 +1,12 @@
 """The connections of a Cluster: the one it looks through, one to each instance when needed, and who is silent."""
 
+import os
 import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from weakref import WeakSet
 
 from tidb_magic import routing
 from tidb_magic.connection import CONNECT_TIMEOUT, Connection
@@ -25,6 +27,17 @@ _HERE = "the connected instance"  # while nothing tells its name
 _PD = 8.0  # seconds after which TiDB itself gives up on PD (6, measured on 8.5.6): nothing of ours is left behind then
 
 
+_LINKS: "WeakSet[Link]" = WeakSet()
+
+
+def _start_over() -> None:
+    for link in list(_LINKS):
+        link._start_over()  # noqa: SLF001
+
+
+os.register_at_fork(after_in_child=_start_over)
+
+
 class Link:
     """The connections of a Cluster.
 
@@ -40,21 +53,31 @@ class Link:
         self.enhanced_security = False
         self.roll = Roll()
         self.silent: dict[str, str] = {}
-        self.trouble = False
         self._names: dict[int, str] = {}
-        self._owners: list[Connection] = []
         self._direct_works = False
-        self._lock = threading.RLock()
-        self._opening = threading.Lock()
         self._closed = threading.Event()
-        self._watch: threading.Thread | None = None
-        self._preparing: list[threading.Thread] = []
-        self._probe: Connection | None = None
+        self._start_over()
+        _LINKS.add(self)
         try:
             self._main = self._open(CONNECT_TIMEOUT)
         except BaseException:
             self._closed.set()  # nobody could end the thread that looks after silent instances
             raise
+
+    def _start_over(self) -> None:
+        """Be without connections and threads, as in a forked child: those of the parent are not its own."""
+        closed = self._closed.is_set()
+        self._closed = threading.Event()
+        if closed:
+            self._closed.set()
+        self.trouble = False
+        self.silent.clear()
+        self._owners: list[Connection] = []
+        self._lock = threading.RLock()
+        self._opening = threading.Lock()
+        self._watch: threading.Thread | None = None
+        self._preparing: list[threading.Thread] = []
+        self._probe: Connection | None = None
 
     # -- the main connection -----------------------------------------------------------------------------------
 

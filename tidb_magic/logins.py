@@ -73,6 +73,7 @@ def _find(target: object, section: str | None, defaults_file: str | None) -> Set
 
 
 def _from_word(word: str) -> Settings:
+    word = word.strip()
     if "://" in word:
         return parse_url(word)
     if word == "sql":

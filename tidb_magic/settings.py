@@ -127,7 +127,7 @@ def parse_url(url: str, source: str = "") -> Settings:
     settings: Settings | None = None
     problem = ""
     try:
-        settings = _settings(urlsplit(url), source)
+        settings = _settings(urlsplit(url.strip()), source)
     except ValueError as error:  # a port that is no number, brackets that do not close; Python shows parts of the URL
         problem = _NO_PORT if str(error).startswith("Port") else "it is no URL"
     except SettingsError as error:
@@ -201,6 +201,11 @@ def settings_of(  # noqa: PLR0913 (what a source can say)
         raise SettingsError(f"the port is a number from 0 to {_LAST_PORT}, not {port!r}.")
     if unknown := sorted(options.keys() - {*OPTIONS, *_NO_MATTER}):
         raise SettingsError(f"the option {unknown[0]} is not known; of TLS there are {', '.join(OPTIONS)}.")
-    used = context({name: options[name] for name in OPTIONS if name in options}, host)
-    secret = None if password is None else Secret(password)
+    try:
+        for text in (host, user, database):
+            (text or "").encode()
+        used = context({name: options[name] for name in OPTIONS if name in options}, host)
+        secret = None if password is None else Secret(password)
+    except UnicodeEncodeError:  # which holds the text
+        raise SettingsError("half of a character is in it, which is no Unicode text.") from None
     return Settings(host, number, user or "root", secret, database or None, used, source)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 from weakref import WeakSet
 
 import anywidget
@@ -20,7 +20,7 @@ from IPython.core.formatters import DisplayFormatter
 from IPython.display import display, publish_display_data
 
 from tidb_magic.api import Cluster
-from tidb_magic.errors import NotConnectedError, TidbMagicError
+from tidb_magic.errors import CopyError, NotConnectedError, TidbMagicError
 from tidb_magic.lockforest import LockForest
 from tidb_magic.processlist import ProcessList
 from tidb_magic.render import first_line, statement
@@ -100,6 +100,11 @@ class SessionTable(anywidget.AnyWidget):
     live = traitlets.Float(0.0, min=0.0, help="Seconds between two readings; 0 reads when asked to.").tag(sync=True)
     trouble = traitlets.Unicode("").tag(sync=True)
     waiting = traitlets.Int(None, allow_none=True, help="Transactions that wait for locks.").tag(sync=True)
+
+    def _refuse(self, *_: object) -> NoReturn:
+        raise CopyError("A table with buttons cannot be copied or pickled. Pass its DataFrame, which is `shown`.")
+
+    __reduce_ex__ = __copy__ = __deepcopy__ = _refuse
 
     def __init__(self, shown: Shown, settings: Settings, *, live: float = 0.0) -> None:
         self._ended = threading.Event()
