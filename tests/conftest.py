@@ -379,16 +379,28 @@ def users(playground: Playground) -> dict[str, str]:
 
 @pytest.fixture
 def running() -> Any:
-    """Return a function that waits until the cluster's list shows a statement of this client."""
+    """Return a function that waits until the cluster's list shows a statement of this client.
+
+    The statement is then older than several looks at it take: only then its TIME, in whole seconds, can prove that it
+    is the one of a list.
+    """
 
     def wait(client: Client) -> Client:
-        with Client(client.playground) as root:
-            eventually(
-                lambda: root.query(
-                    "SELECT 1 FROM INFORMATION_SCHEMA.CLUSTER_PROCESSLIST"
-                    f" WHERE ID = {client.id} AND INSTANCE = '{client.instance}' AND INFO IS NOT NULL"
-                )
+        took = 0.0
+
+        def listed() -> bool:
+            nonlocal took
+            began = time.monotonic()
+            found = root.query(
+                "SELECT 1 FROM INFORMATION_SCHEMA.CLUSTER_PROCESSLIST"
+                f" WHERE ID = {client.id} AND INSTANCE = '{client.instance}' AND INFO IS NOT NULL"
             )
+            took = time.monotonic() - began
+            return bool(found)
+
+        with Client(client.playground) as root:
+            eventually(listed)
+        time.sleep(5 * took)
         return client
 
     return wait

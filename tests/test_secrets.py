@@ -73,7 +73,7 @@ def attempt(line, number=[0]):
         try:
             with open(f"never-{number[0]}.pickle", "wb") as out:
                 pickle.dump(one, out)
-        except TypeError:
+        except (TypeError, pickle.PicklingError):
             pass
     return repr(cluster)
 
