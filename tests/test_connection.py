@@ -71,6 +71,19 @@ def left_running(playground: Playground, connection: Connection) -> object:
         )
 
 
+def test_a_server_that_was_built_without_a_version_has_an_unknown_one(
+    playground: Playground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Connection._run
+
+    def without(self: Connection, sql: str, args: Any) -> Result:
+        return run(self, sql.replace("TIDB_VERSION()", "'Release Version: None\nEdition: Community'"), args)
+
+    monkeypatch.setattr(Connection, "_run", without)
+    with tidb_magic.connect(playground.url(0)) as cluster:
+        assert ": TiDB unknown version, 3 instances" in repr(cluster)
+
+
 def test_its_id_is_what_the_server_says(ids64: Playground) -> None:
     connections = [Connection(parse_url(ids64.url(i))) for i in range(3)]
     handshakes = {connection._driver.thread_id() for connection in connections}

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.clients import Client
 from tidb_magic import Cluster
 from tidb_magic.connection import Connection
-from tidb_magic.driver import open_driver
+from tidb_magic.driver import Driver, open_driver
 from tidb_magic.errors import ConnectError, DeadlineError
 from tidb_magic.playground import Playground
 from tidb_magic.settings import Secret, Settings, parse_url
@@ -45,6 +45,19 @@ def test_rows_are_what_pymysql_reads(pair: tuple[Any, Any], rows: list[tuple[obj
         cursor.execute(sql, args)
         expected = cursor.fetchall()
     assert sorted(map(repr, ours.ask(sql, args).rows)) == sorted(map(repr, expected))
+
+
+def test_the_internals_of_pymysql_that_are_used_are_there(pair: tuple[Any, Any]) -> None:
+    """They are no public interface: pyproject.toml has an upper bound, which rises with this test."""
+    theirs, _ = pair
+    overridden = {"_create_ssl_ctx", "_get_server_information", "_process_auth", "_read_query_result"}
+    assert {
+        name for name in vars(Driver) if name[1] != "_" and name in dir(pymysql.connections.Connection)
+    } == overridden
+    assert "_read_rowdata_packet" in vars(pymysql.connections.MySQLResult)
+    used = {"_auth_plugin_name", "_next_seq_id", "_read_timeout", "_result", "_rfile", "_sock", "_write_timeout"}
+    assert used <= vars(theirs).keys()
+    assert callable(theirs._force_close)
 
 
 @pytest.mark.parametrize("length", [0, 250, 251, 65_535, 65_536, 2**24 - 6, 2**24 - 5, 2**24 - 4, 17_000_000])

@@ -11,7 +11,7 @@ import pytest
 
 import tidb_magic
 from tests.clients import LONG_SELECT, Client, eventually, statements
-from tidb_magic import Cluster
+from tidb_magic import Cluster, connection
 from tidb_magic.errors import ConnectionIdError, OptionError
 from tidb_magic.frames import TEXT
 from tidb_magic.playground import Playground
@@ -184,6 +184,20 @@ def test_an_id_of_a_server_that_is_not_registered_says_so(cluster: Cluster) -> N
     assert row["REASON"] == (
         "no session has this id; no registered instance has its server id 1"
         " (restarted, cut off from PD, or of another cluster)"
+    )
+
+
+@pytest.mark.parametrize("number", [7, 2097158])
+def test_through_a_proxy_an_id_that_can_be_the_proxys_says_so(
+    playground: Playground, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """TiProxy counts its connections, and its count is the id of the handshake."""
+    monkeypatch.setattr(connection, "handshake_id", lambda _: 12)
+    with tidb_magic.connect(playground.url(0)) as cluster:
+        row = only(cluster.kill([number]))
+    assert row["OUTCOME"] == "already gone"
+    assert row["REASON"] == (
+        "no session has this id: a driver's thread id is the proxy's own number; SELECT CONNECTION_ID() gives TiDB's"
     )
 
 

@@ -2,9 +2,11 @@
 
 import configparser
 import json
+import ssl
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import keyring
@@ -13,6 +15,7 @@ import pymysql
 import pytest
 import sqlalchemy
 from IPython.core.interactiveshell import InteractiveShell
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 import tidb_magic
 from tests.clients import Client
@@ -388,13 +391,45 @@ def test_things_that_are_no_connection_are_named(tmp_path: Path) -> None:
     assert "goes through a socket file" in refused(socket)
 
 
-def test_an_engine_of_another_driver_is_not_taken_for_what_it_may_not_be() -> None:
-    """It can have been given TLS that nothing tells of: we would connect with less."""
+def engine_of(driver: str, url: str = "joe:planted-s3cret@db:4001/test", **connect_args: Any) -> Any:
+    """Return an engine for a driver that is not installed here; it is never called."""
+    module = SimpleNamespace(paramstyle="format", version_info=(2, 2, 0), __version__="2.2.0", Error=Exception)
+    module.connect = module.Connect = lambda *_, **__: pytest.fail("the driver was called")
+    made = sqlalchemy.create_engine(f"mysql+{driver}://{url}", module=module, connect_args=connect_args)
+    return AsyncEngine(made) if driver == "aiomysql" else made
 
-    engine = sqlalchemy.create_engine("mysql+pymysql://joe:planted-s3cret@db/test")
-    engine.dialect.driver = "mysqldb"
-    assert "does not tell all of its settings" in refused(engine)
-    assert settings(engine.url).host == "db"
+
+DRIVERS = ["mysqldb", "mysqlconnector", "aiomysql"]
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_an_engine_of_another_driver_is_taken_with_what_it_calls_its_driver_with(driver: str) -> None:
+    found = settings(engine_of(driver))
+    assert (found.host, found.port, found.user, found.database, found.tls) == ("db", 4001, "joe", "test", None)
+    assert found.password is not None
+    assert found.password.reveal() == PLANTED.encode()
+    found = settings(engine_of(driver, "db", user="ann", password="other"))
+    assert (found.user, found.password and found.password.reveal()) == ("ann", b"other")
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_the_tls_of_an_engine_of_another_driver_is_not_lost(driver: str, with_tls: Playground) -> None:
+    """With it in connect_args only, the URL says nothing of it: we would connect with less."""
+    ca = str(with_tls.folder / "ca.pem")
+    for connect_args in ({"ssl": {"ca": ca}}, {"ssl_ca": ca}, {"ssl": ssl.create_default_context(cafile=ca)}):
+        assert verifies(settings(engine_of(driver, **connect_args)).tls)
+    assert "the option ssl_cipher is not known" in refused(engine_of(driver, ssl={"cipher": "AES"}))
+    where = f"root@127.0.0.1:{with_tls.port(0)}"
+    with tidb_magic.connect(engine_of(driver, where, ssl={"ca": ca})) as cluster:
+        assert cluster.state["TLS"] == "TLS verified"
+
+
+def test_an_engine_of_another_driver_connects_as_before_afterwards() -> None:
+    engine = engine_of("mysqlconnector")
+    settings(engine)
+    with pytest.raises(pytest.fail.Exception, match="the driver was called"):
+        engine.raw_connection()
+    assert "goes through a socket file" in refused(engine_of("mysqldb", "joe@/test?unix_socket=/tmp/x"))
 
 
 def test_an_engine_that_cannot_connect_says_why_in_a_line(playground: Playground, users: dict[str, str]) -> None:

@@ -18,6 +18,7 @@ from tidb_magic.driver import (
     Result,
     encrypted,
     force_close,
+    handshake_id,
     lost,
     open_driver,
     own_hosts,
@@ -51,8 +52,9 @@ class Connection:
     `id` is what ``SELECT CONNECTION_ID()`` said: the handshake has 32 bits only. `token` is in a comment of every
     statement, so that a statement of ours is known wherever it is seen, and in `alias`, its SESSION_ALIAS where there
     is one. `instance` is where it is, by INSTANCE of the process list, and `columns` what that list has there, both
-    once they are known; `proven` is where the cluster's list was seen to have it. `tls`
-    is ``TLS verified``, ``TLS not verified`` or ``no TLS``.
+    once they are known; `proven` is where the cluster's list was seen to have it. `proxied` is whether a proxy
+    answered the handshake, with an id of its own. `version` is TiDB's, or ``unknown version`` of a server that was
+    built without one. `tls` is ``TLS verified``, ``TLS not verified`` or ``no TLS``.
 
     Raises
     ------
@@ -88,7 +90,9 @@ class Connection:
         number, version = identity.rows[0]
         self.id = ConnectionId(number)
         self.peer = peer(self._driver)
-        self.version = first_line(version.removeprefix("Release Version: "))
+        release = first_line(version.removeprefix("Release Version: "))
+        self.version = release if release not in ("", "None") else "unknown version"
+        self.proxied: bool = handshake_id(self._driver) != number % 2**32
         with _HOLDING:
             _HELD.add(self)
 

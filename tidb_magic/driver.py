@@ -84,6 +84,7 @@ class Driver(_Connection):
     _result: Any
     _sock: Any
     _rfile: Any
+    server_thread_id: tuple[int]
 
     def ask(self, sql: str, args: Mapping[str, object] | None = None) -> Result:
         """Run one statement and read all of its answer and its warnings."""
@@ -282,6 +283,11 @@ def peer(driver: Driver) -> str | None:
         address: tuple[Any, ...] = driver._sock.getpeername()  # noqa: SLF001
         return str(address[0])
     return None
+
+
+def handshake_id(driver: Driver) -> int:
+    """Return the connection id of the handshake: the low 32 bits of TiDB's, or a number of a proxy's own."""
+    return driver.server_thread_id[0]
 
 
 def own_hosts(*, besides: Collection[Driver]) -> set[str]:

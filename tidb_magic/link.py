@@ -125,6 +125,11 @@ class Link:
         return self._main.version
 
     @property
+    def proxied(self) -> bool:
+        """Whether a proxy answers in the place of an instance, see `Connection`."""
+        return self._main.proxied
+
+    @property
     def tls(self) -> str:
         """How safe the last connection is, see `Connection.tls`."""
         return self._main.tls

@@ -1,6 +1,9 @@
 """Where the settings of a connection come from: what a person names, files, and the environment."""
 
+import ssl
 import sys
+import threading
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -109,13 +112,10 @@ def _is_of(target: object, package: str) -> bool:
 
 def _from_engine(engine: Any, source: str) -> Settings:
     """Return the settings of an engine, which are those of its connections: what was given besides the URL is there."""
+    if not is_mysql(engine.url.drivername):
+        raise SettingsError(f"The engine is for {first_line(engine.url.drivername)}, not for MySQL or TiDB.")
     if engine.dialect.driver != "pymysql":
-        if not is_mysql(engine.url.drivername):
-            raise SettingsError(f"The engine is for {first_line(engine.url.drivername)}, not for MySQL or TiDB.")
-        raise SettingsError(
-            f"An engine for {first_line(engine.dialect.driver)} does not tell all of its settings, as one for pymysql"
-            " does. Give its URL instead: url = engine.url, then %tidb_connect url"
-        )
+        return _from_arguments(_connect_arguments(engine), source)
     about = _from_sqlalchemy_url(engine.url, source, options=False)
     pool = engine.pool.recreate()  # nobody else's connection, and no waiting for one
     try:
@@ -129,6 +129,63 @@ def _from_engine(engine: Any, source: str) -> Settings:
     finally:
         pool.dispose()
     return found
+
+
+class _AskedError(Exception):
+    """The engine was about to call its driver."""
+
+
+def _connect_arguments(engine: Any) -> dict[str, Any]:
+    """Return what an engine calls its driver with: the URL does not have what was given in connect_args."""
+    from sqlalchemy import event
+
+    arguments: dict[str, Any] = {}
+    here = threading.get_ident()
+
+    def note(_dialect: object, _record: object, _positional: object, named: dict[str, Any]) -> None:
+        if threading.get_ident() == here:  # others may connect meanwhile
+            arguments.update(named)
+            raise _AskedError
+
+    pool = engine.pool.recreate()
+    event.listen(engine, "do_connect", note)
+    try:
+        pool.connect()
+    except _AskedError:
+        pass
+    finally:
+        event.remove(engine, "do_connect", note)
+        pool.dispose()
+    return arguments
+
+
+def _from_arguments(arguments: dict[str, Any], source: str) -> Settings:
+    """Return the settings that a driver is called with, by the names that MySQL's drivers give them."""
+    given = {name: value for name, value in arguments.items() if value is not None}
+    if "unix_socket" in given:
+        raise SettingsError("That engine goes through a socket file; tidb_magic connects by host and port only.")
+    tls = given.pop("ssl", None)
+    options = {name: _option(value) for name, value in given.items() if name.startswith("ssl_")}
+    if isinstance(tls, Mapping):
+        options |= {f"ssl_{name}": _option(value) for name, value in tls.items()}
+    elif isinstance(tls, bool):
+        options["ssl"] = _option(tls)
+    with named(source):
+        found = settings_of(
+            source,
+            host=given.get("host"),
+            port=given.get("port"),
+            user=given.get("user"),
+            password=given.get("password", given.get("passwd")),
+            database=given.get("database", given.get("db")),
+            options=options,
+        )
+    return replace(found, tls=tls) if isinstance(tls, ssl.SSLContext) else found
+
+
+def _option(value: object) -> str:
+    """Return a value as a URL has it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _from_sqlalchemy_url(url: Any, source: str, *, options: bool = True) -> Settings:

@@ -18,6 +18,7 @@ from tidb_magic.targets import Outcome, Seen, Target
 from tidb_magic.verdicts import GONE, NOT_VISIBLE
 from tidb_magic.ways import Place
 
+_PROXYS = "a driver's thread id is the proxy's own number; SELECT CONNECTION_ID() gives TiDB's"
 _ROLL = 1.0  # seconds for the question who is registered
 
 
@@ -166,6 +167,8 @@ def _absent(link: Link, number: ConnectionId, give_up: float) -> str:
             listed = resembling(link.connection(within=_ROLL), number, deadline=min(_ROLL, left))
             if mistaken := number.mistaken_for(listed):
                 return f"no session has this id: {mistaken}"
+    if link.proxied and number < 2**32:
+        return f"no session has this id: {_PROXYS}"
     if link.capabilities.global_kill and number.defect:
         return f"no session has this id: {number.defect}"
     servers = {one.server_id for one in link.roll.instances} - {None}
