@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from pymysql.constants import COMMAND
 
 import tidb_magic
 from tests.clients import LONG_SELECT, Client, eventually, statements
@@ -371,6 +372,50 @@ def test_what_does_not_end_in_time_is_still_running(
         assert "did not end within 0.5 s" in row["REASON"]
         monkeypatch.undo()
         cluster.kill([client.id])
+
+
+def test_a_result_that_its_client_does_not_read_is_still_running_and_the_step_that_is_named_ends_it(
+    playground: Playground, cluster: Cluster, running: Any
+) -> None:
+    with Client(playground, 1) as client:
+        asked = b"SELECT REPEAT('x', 1000) FROM test.numbers a, test.numbers b"
+        client._driver._execute_command(COMMAND.COM_QUERY, asked)  # and reads nothing
+        running(client)
+        row = only(cluster.kill([client.id], query=True, timeout=1))
+        assert row["OUTCOME"] == "still running"
+        said, _, typed = row["REASON"].rpartition(": ")
+        assert said.endswith("a client that does not read its result holds it up, which ends with the session")
+        assert typed == f"%tidb_kill {client.id}"
+        assert only(cluster.kill([client.id]))["OUTCOME"] == "killed"
+
+
+def test_benchmark_is_not_interrupted_and_the_report_says_so(
+    playground: Playground, cluster: Cluster, running: Any
+) -> None:
+    with Client(playground, 1) as client, Client(playground, 1) as watch:
+        running(client.start("SELECT BENCHMARK(10000000, MD5('x'))"))
+        for query in (True, False):
+            row = only(cluster.kill([client.id], query=query, timeout=0.5))
+            assert row["OUTCOME"] == "still running"
+            assert row["REASON"].endswith(
+                "TiDB does not interrupt BENCHMARK(): it ends by itself, or with its instance"
+            )
+        gone = f"SELECT 1 FROM INFORMATION_SCHEMA.PROCESSLIST WHERE ID = {client.id}"
+        eventually(lambda: not watch.query(gone))  # by itself, and the session with it
+
+
+@pytest.mark.parametrize("query", [True, False])
+def test_a_wait_for_a_user_level_lock_ends_with_the_session_that_holds_it(
+    playground: Playground, cluster: Cluster, running: Any, query: bool
+) -> None:
+    with Client(playground, 2) as holder, Client(playground, 1) as client:
+        assert holder.query("SELECT GET_LOCK('ours', 1)") == ((1,),)
+        running(client.start("SELECT GET_LOCK('ours', 600)"))
+        row = only(cluster.kill([client.id], query=query, timeout=1))
+        assert row["OUTCOME"] == "still running"
+        assert "TiDB does not interrupt GET_LOCK(): it ends when the session that holds the lock" in row["REASON"]
+        assert only(cluster.kill([holder.id]))["OUTCOME"] == "killed"
+        client.result()
 
 
 def test_an_id_that_was_rounded_or_cut_in_half_is_named_and_nothing_is_sent(ids64: Playground) -> None:

@@ -191,6 +191,32 @@ def test_the_likeliest_defaults_of_a_cluster_change_nothing(
     assert values > 40
 
 
+@pytest.mark.cluster
+@pytest.mark.xdist_group("defaults")
+@pytest.mark.parametrize("variable", ["tidb_super_read_only", "tidb_restricted_read_only"])
+def test_where_a_cluster_is_read_only_a_kill_names_the_setting_and_who_may_kill_all_the_same(
+    defaults: Playground, root: Client, variable: str
+) -> None:
+    root.query("CREATE USER IF NOT EXISTS writer")
+    root.query("GRANT PROCESS, CONNECTION_ADMIN, RESTRICTED_REPLICA_WRITER_ADMIN ON *.* TO writer")
+    url = defaults.url(0)
+    with (
+        Client(defaults) as victim,
+        tidb_magic.connect(url) as cluster,
+        tidb_magic.connect(url.replace("root", "writer")) as writer,
+    ):
+        root.query(f"SET GLOBAL {variable} = ON")
+        try:
+            row = only(cluster.kill([victim.id]))
+            assert row["OUTCOME"] == "failed"
+            assert "tidb_super_read_only or tidb_restricted_read_only is ON, which refuses KILL" in row["REASON"]
+            assert victim.alive()
+            assert only(writer.kill([victim.id]))["OUTCOME"] == "killed"
+        finally:
+            root.query("SET GLOBAL tidb_restricted_read_only = OFF")
+            root.query("SET GLOBAL tidb_super_read_only = OFF")
+
+
 @pytest.mark.slow
 @pytest.mark.cluster
 @pytest.mark.xdist_group("defaults")

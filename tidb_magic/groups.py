@@ -27,7 +27,7 @@ from tidb_magic.render import first_line
 from tidb_magic.scenes import Known
 from tidb_magic.sessions import DEADLINE, Condition, Look, Session, clock
 from tidb_magic.targets import Outcome, Seen, Target, to_proof
-from tidb_magic.verdicts import Scene, is_ddl, judge, proof, unproven
+from tidb_magic.verdicts import Scene, is_ddl, judge, next_step, proof, unproven
 from tidb_magic.ways import NoWayError, Place, Way, find_way
 
 TIMEOUT = 10.0  # seconds, from KILL to proof
@@ -238,6 +238,8 @@ class Group:
             return _timed(target.ended(Outcome.UNCONFIRMED, reason))
         what = "its statement" if target.statement.query else "the session"
         reason = f"sent and delivered, {what} did not end within {self._how.timeout:g} s"
+        if target.session is not None:
+            reason = f"{reason}; {next_step(target.session, query=target.statement.query)}"
         return _timed(target.ended(Outcome.STILL_RUNNING, reason))
 
     def _explain(self, way: Way, positions: Sequence[int]) -> None:

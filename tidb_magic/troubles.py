@@ -10,10 +10,14 @@ from tidb_magic.errors import AuthenticationError, ConnectError, DeadlineError, 
 from tidb_magic.render import first_line
 from tidb_magic.settings import Settings
 
-_INSECURE, _NO_PRIVILEGE, _PASSED = 3159, 8121, 3024  # TiDB's, not among the driver's constants
+_INSECURE, _NO_PRIVILEGE, _PASSED, _READ_ONLY = 3159, 8121, 3024, 1836  # TiDB's, not among the driver's constants
 _REFUSED = "{name} refused the user or the password ({message})."
 _LOST = "{name} ended the connection ({message}). The next call opens a new one."
 _NO_RIGHT = "{message} (error {code}). Ask for that right, or connect as another user."
+_NO_WRITES = (
+    "{message} (error {code}): tidb_super_read_only or tidb_restricted_read_only is ON, which refuses KILL. A user with"
+    " RESTRICTED_REPLICA_WRITER_ADMIN may still send it."
+)
 _GAVE_UP = "{name} gave up by its deadline ({message}). Nothing is left running."
 # What an error of a login means; others say that nobody answers there.
 _LOGIN: Mapping[int, tuple[type[ConnectError], str]] = {
@@ -41,6 +45,7 @@ _STATEMENT: Mapping[int, tuple[type[ConnectError | DeadlineError | ServerError],
     ER.COLUMNACCESS_DENIED_ERROR: (RightsError, _NO_RIGHT),
     ER.SPECIFIC_ACCESS_DENIED_ERROR: (RightsError, _NO_RIGHT),
     _NO_PRIVILEGE: (RightsError, _NO_RIGHT),
+    _READ_ONLY: (RightsError, _NO_WRITES),
 }
 _OTHER = (ServerError, "{message} (error {code})")
 _GAVE_UP_WORDS = ("context canceled", "context deadline exceeded")
