@@ -77,6 +77,7 @@ SQL = re.compile(r"\b(SELECT|SHOW|SET|WITH|FROM|WHERE|EXPLAIN|INSERT|UPDATE|DELE
 SQL_IN_PYTHON = {
     "connection": ["SELECT CONNECTION_ID()", "KILL TIDB CONNECTION "],  # its own id; the end of an own statement
     "driver": ["SHOW WARNINGS"],
+    "places": ["a driver's thread id is the proxy's own number; SELECT CONNECTION_ID() gives TiDB's"],  # what to type
     "grammar": ["KILL TIDB CONNECTION_ID()", "KILL TIDB "],  # what is sent is made of what was parsed
     "groups": ["ADMIN SHOW DDL JOBS, then ADMIN CANCEL DDL JOBS"],  # advice, as in verdicts
     "sessions": ["INFORMATION_SCHEMA.CLUSTER_PROCESSLIST", "INFORMATION_SCHEMA.PROCESSLIST"],  # names of tables
