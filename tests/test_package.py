@@ -237,7 +237,7 @@ def test_the_extra_brings_what_the_playground_needs_and_nothing_else_is_installe
     )
     files = [Path(name) for name in tracked() if name.startswith("tidb_magic/") and name.endswith(".py")]
     of_playground = {file for file in files if "playground" in file.parts}
-    optional = {"keyring"}  # an extra of its own, and used only where it is installed
+    optional = {"keyring", "sqlalchemy"}  # used only where it is installed, or an engine of it is given
     assert somebody.lacks(imported(set(files) - of_playground) - optional) == []
 
     somebody.install("[playground]")
