@@ -384,7 +384,7 @@ def test_a_result_that_its_client_does_not_read_is_still_running_and_the_step_th
         row = only(cluster.kill([client.id], query=True, timeout=1))
         assert row["OUTCOME"] == "still running"
         said, _, typed = row["REASON"].rpartition(": ")
-        assert said.endswith("a client that does not read its result holds it up, which ends with the session")
+        assert said.endswith("if its client does not read the result, end the connection")
         assert typed == f"%tidb_kill {client.id}"
         assert only(cluster.kill([client.id]))["OUTCOME"] == "killed"
 

@@ -197,6 +197,17 @@ def test_killing_a_root_from_the_forest_frees_its_waiters_and_the_report_says_wh
     assert of["other"].alive()
 
 
+def forest_of(cluster: Cluster, waiter: Client) -> LockForest:
+    """Return the forest once this session alone waits: the store lists the waits of ended ones for a moment."""
+
+    def alone() -> LockForest | None:
+        forest = cluster.locks()
+        return forest if forest.waits["WAITER_ID"].fillna(0).tolist() == [waiter.id] else None
+
+    found: LockForest = eventually(alone)
+    return found
+
+
 @pytest.fixture
 def blocked(playground: Playground, cluster: Cluster) -> Iterator[tuple[Client, LockForest]]:
     """A session that waits in autocommit mode for a row that another one holds, and the forest of both."""
@@ -205,7 +216,7 @@ def blocked(playground: Playground, cluster: Cluster) -> Iterator[tuple[Client, 
         holder.query("BEGIN")
         holder.query("UPDATE test.tangle SET v = v + 1 WHERE n = 3")
         waiter.start("UPDATE test.tangle SET v = v + 1 WHERE n = 3")
-        yield waiter, eventually(lambda: (now := cluster.locks()) and len(now.roots) and now)
+        yield waiter, forest_of(cluster, waiter)
 
 
 @pytest.mark.slow  # waits for the end of a lock's TTL of 20 s
@@ -253,7 +264,7 @@ def test_ending_the_statement_of_a_root_is_said_to_keep_its_locks(playground: Pl
         holder.query("UPDATE test.tangle SET v = v + 1 WHERE n = 3")
         holder.start("SELECT SLEEP(60)")
         waiter.start("UPDATE test.tangle SET v = v + 1 WHERE n = 3")
-        forest = eventually(lambda: (now := cluster.locks()) and len(now.roots) and now)
+        forest = forest_of(cluster, waiter)
         plan = cluster.plan(forest, query=True)
         assert list(plan["OUTCOME"]) == ["planned"]
         assert "KILL QUERY cannot free its locks" in plan["REASON"].iloc[0]

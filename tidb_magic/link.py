@@ -31,6 +31,7 @@ _LINKS: "WeakSet[Link]" = WeakSet()
 
 
 def _start_over() -> None:
+    """Let each Link be without the connections of the parent, in a forked child."""
     for link in list(_LINKS):
         link._start_over()  # noqa: SLF001
 

@@ -153,9 +153,7 @@ def next_step(session: Session, *, query: bool) -> str:
             " is killed, or by its own timeout"
         )
     if query:
-        return (
-            f"a client that does not read its result holds it up, which ends with the session: %tidb_kill {session.id}"
-        )
+        return f"if its client does not read the result, end the connection: %tidb_kill {session.id}"
     return f"TiDB ends it when the rows that it works on are done: %tidb_ps --idle --where 'ID = {session.id}' shows it"
 
 
