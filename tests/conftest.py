@@ -42,6 +42,10 @@ GROUPS = 3  # of the tests on the usual cluster, each of which starts one
 CLUSTERS = ("fragile", "no_global_kill", "second_cluster", "sem", "with_tls", "analyzing", "ids64", "playground")
 
 
+# The slow tests of each file that was collected.
+SLOW = pytest.StashKey[dict[str, set[str]]]()
+
+
 def on_a_worker(config: pytest.Config) -> bool:
     """Tell whether this process is a worker of pytest-xdist."""
     return hasattr(config, "workerinput")
@@ -53,14 +57,18 @@ def clusters_of(item: pytest.Item) -> list[str]:
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark what needs a cluster or a browser, and group the tests: one worker runs those of a group in turn.
 
     The tests of one cluster are one group, so that it is started once. The usual one has several groups of modules,
     each with about the same number of tests, and the browser one for each module.
     """
     usual: dict[str, list[pytest.Item]] = {}
+    slow = config.stash.setdefault(SLOW, {})
     for item in items:
+        of_file = slow.setdefault(f"tests/{item.path.name}", set())
+        if item.get_closest_marker("slow"):
+            of_file.add(item.name.partition("[")[0])
         needed = clusters_of(item)
         if needed:
             item.add_marker("cluster")

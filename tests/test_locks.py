@@ -338,7 +338,7 @@ def test_times_are_right_in_another_time_zone(playground: Playground) -> None:
                 holder.query("UPDATE test.tangle SET v = v + 1 WHERE n = 3")
                 waiter.query("BEGIN")
                 waiter.start("UPDATE test.tangle SET v = v + 1 WHERE n = 3")
-                forest = eventually(lambda: (now := cluster.locks()) and len(now.roots) and now)
+                forest = forest_of(cluster, waiter)
                 assert 0 < forest.waits["SECONDS"].iloc[0] < 60
                 assert forest.frame["AGE"].max() < 60
                 assert abs(forest.deadlocks["OCCUR_TIME"].iloc[-1].timestamp() - time.time()) < 60
@@ -543,7 +543,7 @@ def test_a_waiter_on_an_instance_that_answers_is_known_about_while_another_is_si
         holder.query(f"UPDATE {fresh_table} SET v = v + 1 WHERE n = 3")
         waiter.query("BEGIN")
         waiter.start(f"UPDATE {fresh_table} SET v = v + 1 WHERE n = 3")
-        forest = eventually(lambda: (now := cluster.locks()) and len(now.roots) and now)
+        forest = forest_of(cluster, waiter)
         healed.freeze(2)
         try:
             report = cluster.kill(forest, deadline=2 * deadline)
