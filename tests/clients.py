@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -123,6 +124,18 @@ def eventually(condition: Callable[[], Any], *, within: float = 60) -> Any:
             return found
         assert time.monotonic() < give_up, "did not happen in time"
         time.sleep(0.01)
+
+
+def wait_for_right(playground: Playground, user: str, password: str, *rights: str) -> None:
+    """Wait until every instance knows what another one granted to a user: they hear of it a moment later."""
+
+    def known(instance: int) -> bool:
+        with Client(playground, instance, user, password=password) as client:
+            grants = str(client.query("SHOW GRANTS"))
+        return all(right in grants for right in rights)
+
+    for instance in range(playground.options.instances):
+        eventually(partial(known, instance))
 
 
 def statements(cluster: Cluster) -> list[str]:

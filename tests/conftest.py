@@ -19,7 +19,7 @@ from IPython.testing.globalipapp import start_ipython
 from playwright.sync_api import Browser, sync_playwright
 
 import tidb_magic
-from tests.clients import LONG, ROWS, Client, eventually
+from tests.clients import LONG, ROWS, Client, eventually, wait_for_right
 from tests.lab import launch
 from tidb_magic import Cluster, gathering, link, ways
 from tidb_magic.connection import Connection
@@ -382,17 +382,19 @@ def recorded() -> Any:
     return find
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def users(playground: Playground) -> dict[str, str]:
     """Users with a password: joe without rights, monitor with PROCESS, oncall with CONNECTION_ADMIN."""
-    password = "planted-s3cret"
+    password, rights = "planted-s3cret", {"joe": "", "monitor": "PROCESS", "oncall": "CONNECTION_ADMIN"}
     with Client(playground) as root:
-        for user, right in (("joe", None), ("monitor", "PROCESS"), ("oncall", "CONNECTION_ADMIN")):
+        for user, right in rights.items():
             root.query(f"CREATE USER IF NOT EXISTS '{user}'@'%' IDENTIFIED BY '{password}'")
-            root.query(f"GRANT SELECT ON test.* TO '{user}'@'%'")
             if right:
                 root.query(f"GRANT {right} ON *.* TO '{user}'@'%'")
-    return dict.fromkeys(("joe", "monitor", "oncall"), password)
+            root.query(f"GRANT SELECT ON test.* TO '{user}'@'%'")
+    for user, right in rights.items():
+        wait_for_right(playground, user, password, right, "SELECT ON `test`")
+    return dict.fromkeys(rights, password)
 
 
 @pytest.fixture

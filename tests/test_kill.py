@@ -11,7 +11,7 @@ import pytest
 from pymysql.constants import COMMAND
 
 import tidb_magic
-from tests.clients import LONG_SELECT, Client, eventually, statements
+from tests.clients import LONG_SELECT, Client, eventually, statements, wait_for_right
 from tidb_magic import Cluster, connection
 from tidb_magic.errors import ConnectionIdError, OptionError
 from tidb_magic.frames import TEXT
@@ -338,6 +338,7 @@ def test_a_role_that_is_active_counts(playground: Playground, users: dict[str, s
         root.query("GRANT CONNECTION_ADMIN ON *.* TO killer")
         root.query("GRANT killer TO monitor")
         root.query("SET DEFAULT ROLE killer TO monitor")
+        wait_for_right(playground, "monitor", users["monitor"], "CONNECTION_ADMIN")
         url = playground.url(0).replace("root", "monitor")
         try:
             with (

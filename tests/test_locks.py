@@ -15,7 +15,7 @@ from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 
 import tidb_magic
-from tests.clients import LONG, OTHER_WORK, Client, eventually
+from tests.clients import LONG, OTHER_WORK, Client, eventually, wait_for_right
 from tidb_magic import Cluster, KillReport, aftermath
 from tidb_magic.errors import Interrupted, OptionError
 from tidb_magic.lockforest import LockForest
@@ -416,6 +416,7 @@ def test_without_process_own_waiting_sessions_are_shown_and_it_says_so(
     with Client(playground) as root:
         root.query("GRANT UPDATE ON test.* TO joe")
     password = users["joe"]
+    wait_for_right(playground, "joe", password, "UPDATE ON `test`")
     with (
         tidb_magic.connect(playground.url(0).replace("root", "joe"), password=password) as cluster,
         Client(playground, 0) as holder,
