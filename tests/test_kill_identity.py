@@ -563,7 +563,7 @@ def test_nobody_else_is_hit_while_sessions_come_work_and_go(
             for query in (True, False):
                 began = time.monotonic()
                 report = cluster.kill(user="joe", idle=not query, query=query, timeout=5)
-                moment = max(0.05, (time.monotonic() - began) / 2)  # else a slow kill meets nobody
+                moment = max(0.05, (time.monotonic() - began) / 2)  # else a slow kill finds no session
                 assert set(report["USER"].dropna()) <= {"joe"}
                 ended += int(report["OUTCOME"].isin(["killed", "interrupted"]).sum())
     finally:
