@@ -12,7 +12,8 @@ from pymysql.constants import COMMAND
 
 import tidb_magic
 from tests.clients import LONG_SELECT, Client, eventually, statements, wait_for_right
-from tidb_magic import Cluster, connection
+from tidb_magic import Cluster
+from tidb_magic.driver import Driver
 from tidb_magic.errors import ConnectionIdError, OptionError
 from tidb_magic.frames import TEXT
 from tidb_magic.playground import Playground
@@ -193,7 +194,7 @@ def test_through_a_proxy_an_id_that_can_be_the_proxys_says_so(
     playground: Playground, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     """TiProxy counts its connections, and its count is the id of the handshake."""
-    monkeypatch.setattr(connection, "handshake_id", lambda _: 12)
+    monkeypatch.setattr(Driver, "thread_id", lambda _: 12)
     with tidb_magic.connect(playground.url(0)) as cluster:
         row = only(cluster.kill([number]))
     assert row["OUTCOME"] == "already gone"

@@ -18,7 +18,6 @@ from tidb_magic.driver import (
     Result,
     encrypted,
     force_close,
-    handshake_id,
     lost,
     open_driver,
     own_hosts,
@@ -92,7 +91,7 @@ class Connection:
         self.peer = peer(self._driver)
         release = first_line(version.removeprefix("Release Version: "))
         self.version = release if release not in ("", "None") else "unknown version"
-        self.proxied: bool = handshake_id(self._driver) != number % 2**32
+        self.proxied: bool = self._driver.thread_id() != number % 2**32  # the first is of the handshake
         with _HOLDING:
             _HELD.add(self)
 
@@ -100,9 +99,8 @@ class Connection:
         """Set the session variables in one statement; what this server does not take is left out from then on."""
         server = (self._driver.get_server_info(), self.settings.user)
         while wanted := assignments(self.alias, without=_NOT_TAKEN.get(server, frozenset())):
-            sql = query("session_variables", assignments=", ".join(f"{n}={v}" for n, v in wanted.items()))
             try:
-                self.query(sql, deadline=time_left(give_up))
+                self._assign(wanted, give_up)
             except ServerError as error:
                 refused = {name for name in wanted if f"'{name}'" in str(error)} or self._refused(wanted, give_up)
                 if TIDB_ONLY in refused or not refused:
@@ -111,12 +109,16 @@ class Connection:
             else:
                 return
 
+    def _assign(self, values: Mapping[str, str], give_up: float) -> None:
+        texts = ", ".join(f"{name}={value}" for name, value in values.items())
+        self.query(query("session_variables", assignments=texts), deadline=time_left(give_up))
+
     def _refused(self, wanted: Mapping[str, str], give_up: float) -> set[str]:
         """Return which variables this server does not let us set, where its error does not name them."""
         refused = set()
         for name, value in wanted.items():
             try:
-                self.query(query("session_variables", assignments=f"{name}={value}"), deadline=time_left(give_up))
+                self._assign({name: value}, give_up)
             except ServerError:
                 refused.add(name)
         return refused

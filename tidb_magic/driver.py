@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakSet
@@ -22,7 +22,7 @@ from pymysql.converters import encoders
 from tidb_magic.deadlines import WATCHDOG, Watch
 from tidb_magic.errors import Interrupted
 from tidb_magic.settings import Secret, Settings
-from tidb_magic.tls import verifies
+from tidb_magic.tls import unverified_context, verifies
 from tidb_magic.troubles import UnsafeError, bare, connect_error
 
 _INTEGERS = (
@@ -84,7 +84,6 @@ class Driver(_Connection):
     _result: Any
     _sock: Any
     _rfile: Any
-    server_thread_id: tuple[int]
 
     def ask(self, sql: str, args: Mapping[str, object] | None = None) -> Result:
         """Run one statement and read all of its answer and its warnings."""
@@ -135,15 +134,6 @@ class Driver(_Connection):
         if answer.server_status is not None:
             self.server_status = answer.server_status
         return answer.affected_rows
-
-
-@cache
-def unverified_context() -> ssl.SSLContext:
-    """Return TLS that is used where a server offers it and nothing else is said: nothing is verified."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    return context
 
 
 _DRIVERS: "WeakSet[Driver]" = WeakSet()
@@ -283,11 +273,6 @@ def peer(driver: Driver) -> str | None:
         address: tuple[Any, ...] = driver._sock.getpeername()  # noqa: SLF001
         return str(address[0])
     return None
-
-
-def handshake_id(driver: Driver) -> int:
-    """Return the connection id of the handshake: the low 32 bits of TiDB's, or a number of a proxy's own."""
-    return driver.server_thread_id[0]
 
 
 def own_hosts(*, besides: Collection[Driver]) -> set[str]:

@@ -29,10 +29,9 @@ _VALUES: Mapping[str, str] = {
     "tiflash_fastscan": "0",  # the cluster's list then warns, as if an instance were missing
     "tidb_redact_log": "0",  # else the comments that mark our statements are not listed
 }
-ALIAS = "tidb_session_alias"
 
 
 def assignments(alias: str, *, without: Collection[str] = ()) -> dict[str, str]:
     """Return the variables and their values as SQL, but for those `without`, which this server does not take."""
-    values = {**_VALUES, ALIAS: f"'{alias}'"}
+    values = {**_VALUES, "tidb_session_alias": f"'{alias}'"}
     return {name: value for name, value in values.items() if name not in without}

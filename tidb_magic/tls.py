@@ -2,6 +2,7 @@
 
 import ssl
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -76,6 +77,15 @@ def context(options: Mapping[str, str], host: str) -> ssl.SSLContext | Literal[F
         made.verify_mode = ssl.CERT_NONE
     if "ssl_cert" in files:
         _load_certificate(made, files, given.get("ssl_key_password"))
+    return made
+
+
+@cache
+def unverified_context() -> ssl.SSLContext:
+    """Return how to use TLS where a server offers it and nothing is said of it: nothing is verified."""
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    made.check_hostname = False
+    made.verify_mode = ssl.CERT_NONE
     return made
 
 
