@@ -23,6 +23,10 @@ class ConnectError(TidbMagicError):
     """The server could not be reached, or it ended the connection."""
 
 
+class ConnectTimeoutError(ConnectError):
+    """The server did not answer in time when you connected."""
+
+
 class AuthenticationError(ConnectError):
     """The server refused this user and password."""
 

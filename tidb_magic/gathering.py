@@ -12,6 +12,7 @@ from tidb_magic.driver import Result
 from tidb_magic.errors import (
     AuthenticationError,
     ConnectError,
+    ConnectTimeoutError,
     DeadlineError,
     Interrupted,
     NotTidbError,
@@ -172,7 +173,7 @@ class _Apart:
         for future, name in waiting.items():
             try:
                 self.heard[name] = future.result(timeout=0)
-            except TimeoutError:
+            except (TimeoutError, ConnectTimeoutError, DeadlineError):
                 silent_[name] = "it did not answer in time"
             except ServerError as error:
                 refused = error
