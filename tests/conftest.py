@@ -21,12 +21,12 @@ from playwright.sync_api import Browser, sync_playwright
 import tidb_magic
 from tests.clients import LONG, ROWS, Client, eventually, wait_for_right
 from tests.lab import launch
-from tidb_magic import Cluster, gathering, link, ways
+from tidb_magic import Cluster, link
 from tidb_magic.connection import Connection
+from tidb_magic.deadlines import DEADLINE
 from tidb_magic.playground import Playground
 from tidb_magic.playground.build import cache_folder
 from tidb_magic.playground.records import Options
-from tidb_magic.sessions import DEADLINE
 
 # A shell starts its background jobs with Ctrl-C ignored, and what it starts inherits that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -37,12 +37,6 @@ settings.register_profile("tests", deadline=None, suppress_health_check=[HealthC
 settings.load_profile("tests")
 
 SHORT = 1.0  # seconds
-# What the product gives to single steps of a reading or a kill, in seconds.
-STEPS = {
-    gathering: ("_APART", "_ROLL"),
-    link: ("_ROLL", "_DIRECT", "_ATTEMPT", "_NAME"),
-    ways: ("_REACH", "_ALIVE"),
-}
 GROUPS = 3  # of the tests on the usual cluster, each of which starts one
 # A test that uses one of these fixtures needs a cluster.
 CLUSTERS = ("fragile", "no_global_kill", "second_cluster", "sem", "with_tls", "analyzing", "ids64", "playground")
@@ -312,9 +306,6 @@ def deadline(request: pytest.FixtureRequest, fragile: Playground, monkeypatch: p
     needed = 10 * (time.monotonic() - began)
     short = max(SHORT, needed)
     set_default_deadline(monkeypatch, short)
-    for module, names in STEPS.items():  # an instance that runs is not to be late in any of them
-        for name in names:
-            monkeypatch.setattr(module, name, max(getattr(module, name), needed))
     monkeypatch.setattr(link, "_RETRY", (0.1, 1.0))
     return short
 

@@ -114,7 +114,10 @@ def test_nobody_listening_is_one_line() -> None:
 def test_a_server_that_accepts_and_never_greets_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(link, "CONNECT_TIMEOUT", 0.3)
     began = time.monotonic()
-    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(ConnectError, match="Cannot reach"):
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        pytest.raises(ConnectError, match="sent no greeting"),
+    ):
         tidb_magic.connect(f"mysql://root@127.0.0.1:{silent.getsockname()[1]}")
     assert 0.3 <= time.monotonic() - began < CONNECT_TIMEOUT
 
@@ -137,7 +140,7 @@ def test_a_server_that_freezes_in_the_tls_handshake_is_given_up(monkeypatch: pyt
         thread.start()
         try:
             began = time.monotonic()
-            with pytest.raises(ConnectError, match="Cannot reach"):
+            with pytest.raises(ConnectError, match="greeted us and did not log us in"):
                 tidb_magic.connect(f"mysql://root@127.0.0.1:{server.getsockname()[1]}")
             assert 0.5 <= time.monotonic() - began < CONNECT_TIMEOUT
         finally:

@@ -127,6 +127,20 @@ def test_a_kill_from_a_notebook_is_proven(kernel: Kernel, playground: Playground
         assert "<table" in result["text/html"]
 
 
+def test_while_no_instance_answers_one_line_in_the_cell_says_so(kernel: Kernel, healed: Playground) -> None:
+    kernel.run(f"%load_ext tidb_magic\n%tidb_connect {healed.url(0)}\n%config TidbMagics.deadline = 0.3")
+    for instance in range(3):
+        healed.freeze(instance)
+    outputs = kernel.run("%tidb_ps")
+    shown = "".join(one["text"] for one in outputs if one.get("name") == "stderr")
+    lines = {line.rstrip() for line in shown.split("\r")} - {""}
+    waiting = r"No instance has answered for \d s\. Still waiting \(3 s at most\); interrupt to stop\."
+    assert lines
+    assert all(re.fullmatch(waiting, line) for line in lines), lines
+    assert shown.endswith("\r")
+    assert "DeadlineError: No instance answered within" in text(outputs)
+
+
 @pytest.fixture
 def default_playground(default_name: None) -> Iterator[Playground]:
     """The playground that `%tidb_connect playground` finds."""

@@ -16,8 +16,9 @@ ORDER = [
     *("api",),
     *("aftermath", "locks", "stores", "lockforest", "forest"),
     *("kill", "groups", "places", "scenes", "sources", "ways", "reports", "audit", "verdicts", "targets"),
-    *("reading", "gathering", "sessions", "views", "processlist", "frames"),
-    *("link", "routing", "logins", "stored", "connection", "session_variables", "driver", "deadlines", "troubles"),
+    *("reading", "fanout", "sessions", "views", "processlist", "frames"),
+    *("link", "routing", "logins", "stored", "connection", "session_variables", "driver", "deadlines"),
+    *("progress", "troubles"),
     *("settings", "tls"),
     *("render", "grammar", "connection_id", "filters", "errors", "queries"),
 ]

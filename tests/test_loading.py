@@ -72,7 +72,7 @@ def test_unloading_while_an_instance_is_silent_leaves_no_thread(kernel: Kernel, 
     kernel.run(f"%load_ext tidb_magic\n%tidb_connect {healed.url(0)}\n%config TidbMagics.deadline = 0.5")
     healed.freeze(2)
     assert "NOT COMPLETE" in text(kernel.run("print(repr(get_ipython().run_line_magic('tidb_ps', '')))"))
-    assert "tidb_magic-watch" in counted(kernel)["threads"]
+    assert "tidb_magic_look_after" in counted(kernel)["threads"]
     kernel.run("%unload_ext tidb_magic")
     assert counted(kernel) == NOTHING
 

@@ -12,16 +12,9 @@ from tests.balancer import Balancer
 from tests.clients import LONG_SELECT, OTHER_WORK, Client, eventually
 from tests.test_kill import INTERRUPTED, only
 from tests.test_kill_identity import kills, row_of
-from tidb_magic import Cluster, ProcessList, link, ways
+from tidb_magic import Cluster, ProcessList, ways
 from tidb_magic.connection import Connection
 from tidb_magic.playground import Playground
-
-
-@pytest.fixture(autouse=True)
-def _patient_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give each step to the owner as long as a busy machine may take."""
-    monkeypatch.setattr(ways, "_REACH", OTHER_WORK)
-    monkeypatch.setattr(link, "_ATTEMPT", OTHER_WORK)
 
 
 @pytest.fixture

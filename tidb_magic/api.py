@@ -16,6 +16,7 @@ import pandas as pd
 
 from tidb_magic.aftermath import behind, follow, still_blocking
 from tidb_magic.audit import Audit
+from tidb_magic.deadlines import DEADLINE
 from tidb_magic.errors import AuthenticationError, CopyError, Interrupted, OptionError, TidbMagicError
 from tidb_magic.filters import Filters, seconds
 from tidb_magic.frames import counted
@@ -29,7 +30,7 @@ from tidb_magic.processlist import ProcessList
 from tidb_magic.reading import LIMIT, count_by, count_waiting, list_instances, read
 from tidb_magic.reports import History, KillReport, history
 from tidb_magic.routing import Direct
-from tidb_magic.sessions import DEADLINE, Rights
+from tidb_magic.sessions import Rights
 from tidb_magic.settings import Secret, Settings
 from tidb_magic.sources import Victims, matching, targets
 from tidb_magic.views import InstanceList, SessionCounts
@@ -81,8 +82,7 @@ class Cluster:
     ) -> ProcessList:
         """Read the sessions of the whole cluster, longest running first.
 
-        When the cluster's own list misses the deadline, because an instance or PD is silent, every instance is read by
-        itself, and the list says who is missing.
+        When an instance or PD does not respond, every instance is read by itself, and the list names the missing ones.
 
         Parameters
         ----------
@@ -97,7 +97,8 @@ class Cluster:
         full
             Statements whole, also those of more than 16 KiB.
         deadline
-            Seconds for the cluster's own list; what is known is there 1 s later at most.
+            Seconds after which an incomplete list is accepted. While no instance has answered, the first answer is
+            waited for up to ten times as long.
 
         Raises
         ------
@@ -178,7 +179,7 @@ class Cluster:
         timeout
             Seconds from each KILL to its proof.
         deadline
-            Seconds for what comes before it.
+            Seconds for each step before it: reaching the session's instance, and each look at the session.
         max_victims
             If there are more, nothing is sent and all are planned.
         force

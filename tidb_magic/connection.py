@@ -4,7 +4,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NoReturn, Self
 from weakref import WeakSet
@@ -58,10 +58,16 @@ class Connection:
     Raises
     ------
     AuthenticationError, ConnectError, NotTidbError
-        From the constructor.
+        From the constructor, which calls `opening` before it connects.
     """
 
-    def __init__(self, settings: Settings, *, within: float | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        within: float | None = None,
+        opening: Callable[[Driver], None] | None = None,
+    ) -> None:
         within = CONNECT_TIMEOUT if within is None else within
         give_up = time.monotonic() + within
         self.settings = settings
@@ -72,7 +78,7 @@ class Connection:
         self.proven: str | None = None
         self.columns: Mapping[str, str] = {}
         self._lock = threading.Lock()
-        self._driver = open_driver(settings, within)
+        self._driver = open_driver(settings, within, opening)
         verified = "TLS verified" if verifies(settings.tls) else "TLS not verified"
         self.tls = verified if encrypted(self._driver) else "no TLS"
         try:

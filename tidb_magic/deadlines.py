@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+DEADLINE = 3.0  # seconds, unless a person sets another
 _IDLE = 0.25  # seconds after which the thread ends if nothing waits
 
 

@@ -20,7 +20,7 @@ from pymysql.constants import CR, ER, FIELD_TYPE
 from pymysql.converters import encoders
 
 from tidb_magic.deadlines import WATCHDOG, Watch
-from tidb_magic.errors import Interrupted
+from tidb_magic.errors import ConnectTimeoutError, Interrupted
 from tidb_magic.settings import Secret, Settings
 from tidb_magic.tls import unverified_context, verifies
 from tidb_magic.troubles import UnsafeError, bare, connect_error
@@ -81,6 +81,8 @@ class Driver(_Connection):
 
     guarded = False
     asked_tls = False
+    accepted = False
+    greeted = False
     _result: Any
     _sock: Any
     _rfile: Any
@@ -109,8 +111,17 @@ class Driver(_Connection):
         """Return how TLS is used. PyMySQL loads all CAs of the system (20 ms) also where nothing is verified."""
         return given if isinstance(given, ssl.SSLContext) else unverified_context()
 
+    @property
+    def stage(self) -> str:
+        """How far a connection got that is being opened, in words."""
+        if self.greeted:
+            return "greeted us and did not log us in"
+        return "accepted the connection and sent no greeting" if self.accepted else "did not accept the connection"
+
     def _get_server_information(self) -> None:
+        self.accepted = True
         super()._get_server_information()  # type: ignore[misc]
+        self.greeted = True
         if self.guarded:
             self._auth_plugin_name = _CHALLENGED.decode()
 
@@ -327,8 +338,8 @@ def wake(driver: Driver) -> None:
             socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
-def open_driver(settings: Settings, timeout: float) -> Driver:
-    """Connect within `timeout` seconds.
+def open_driver(settings: Settings, timeout: float, opening: Callable[[Driver], None] | None = None) -> Driver:
+    """Connect within `timeout` seconds; `opening` is called before.
 
     Raises
     ------
@@ -336,8 +347,7 @@ def open_driver(settings: Settings, timeout: float) -> Driver:
         None of them, nor its causes, holds a frame that knows the password.
     """
     problem: BaseException
-    limit = None
-    silence = TimeoutError(f"it did not answer within {timeout:.3g} s")
+    driver = limit = None
     try:
         driver = Driver(
             host=settings.host,
@@ -359,6 +369,8 @@ def open_driver(settings: Settings, timeout: float) -> Driver:
         )
         with _OPENING:
             _DRIVERS.add(driver)
+        if opening is not None:
+            opening(driver)
         limit = Deadline(driver, timeout)
         driver.guarded = bool(settings.password) and not (settings.trusted or verifies(settings.tls))
         driver.asked_tls = bool(settings.tls)
@@ -367,7 +379,8 @@ def open_driver(settings: Settings, timeout: float) -> Driver:
     except KeyboardInterrupt:
         problem = Interrupted("No connection was opened.")
     except Exception as error:  # noqa: BLE001 (whatever it is, its traceback holds the password)
-        problem = connect_error(settings, silence if limit and limit.passed else error)
+        late = (limit and limit.passed) or isinstance(getattr(error, "original_exception", error), TimeoutError)
+        problem = _timeout_error(settings, driver, timeout) if driver and late else connect_error(settings, error)
         problem.__cause__ = bare(error)
     else:
         if not limit.passed:
@@ -376,8 +389,15 @@ def open_driver(settings: Settings, timeout: float) -> Driver:
             driver.password = b""
             _keep_alive(driver)
             return driver
-        problem = connect_error(settings, silence)
+        problem = _timeout_error(settings, driver, timeout)
     raise problem
+
+
+def _timeout_error(settings: Settings, driver: Driver, timeout: float) -> ConnectTimeoutError:
+    why = "It is frozen or overloaded." if driver.accepted else "Is it up, and are host and port right?"
+    problem = ConnectTimeoutError(f"{settings.named} {driver.stage} within {timeout:.3g} s. {why}")
+    problem.stage, problem.accepted = driver.stage, driver.accepted
+    return problem
 
 
 def force_close(driver: Driver) -> None:

@@ -24,7 +24,13 @@ class ConnectError(TidbMagicError):
 
 
 class ConnectTimeoutError(ConnectError):
-    """The server did not answer in time when you connected."""
+    """The server did not answer in time when you connected.
+
+    `stage` says how far the connection got; `accepted` is whether the server accepted it.
+    """
+
+    stage = ""
+    accepted = False
 
 
 class AuthenticationError(ConnectError):

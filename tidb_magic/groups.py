@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
 from tidb_magic.audit import Audit
+from tidb_magic.deadlines import DEADLINE
 from tidb_magic.driver import hint, time_left
 from tidb_magic.errors import (
     AuditError,
@@ -25,7 +26,7 @@ from tidb_magic.link import Link
 from tidb_magic.queries import query
 from tidb_magic.render import first_line
 from tidb_magic.scenes import Known
-from tidb_magic.sessions import DEADLINE, Condition, Look, Session, clock
+from tidb_magic.sessions import Condition, Look, Session, clock
 from tidb_magic.targets import Outcome, Seen, Target, to_proof
 from tidb_magic.verdicts import Scene, is_ddl, judge, next_step, proof, unproven
 from tidb_magic.ways import NoWayError, Place, Way, find_way
@@ -115,6 +116,7 @@ class Group:
         for attempt in (1, 2):
             try:
                 self.ways.append(find_way(self._link, self._place, time_left(give_up)))
+                give_up = time.monotonic() + self._how.deadline
                 self._check(self.ways[-1], give_up)
             except NoWayError as error:
                 self._end(self._positions, error.outcome, str(error))

@@ -3,25 +3,31 @@
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from queue import Empty, SimpleQueue
 from weakref import WeakSet
 
 from tidb_magic import routing
 from tidb_magic.connection import CONNECT_TIMEOUT, Connection
 from tidb_magic.connection_id import ConnectionId
-from tidb_magic.driver import LEAST, time_left
-from tidb_magic.errors import AuthenticationError, ConnectError, DeadlineError, NotConnectedError, TidbMagicError
+from tidb_magic.deadlines import DEADLINE
+from tidb_magic.driver import LEAST, Driver, time_left, wake
+from tidb_magic.errors import (
+    AuthenticationError,
+    ConnectError,
+    ConnectTimeoutError,
+    NotConnectedError,
+    TidbMagicError,
+)
 from tidb_magic.queries import query
 from tidb_magic.routing import Capabilities, Direct, Instance, Roll
 from tidb_magic.settings import Settings
 
-_ROLL = 1.0  # seconds for the question who is registered; PD answers it in milliseconds
-_DIRECT = 1.0  # seconds that an instance gets to greet us
-_ATTEMPT = 0.4  # seconds for one of several connections through a balancer
-_ATTEMPTS = 8  # connections through a balancer until one is where we want to be
-_NAME = 0.5  # seconds to find the name of an instance that does not tell it
+_HEDGE = 0.2  # seconds after which another connection is tried beside those that are being opened
+_ATTEMPTS = 8  # connections through a balancer until one leads to the wanted instance
+_JOIN = 1.0  # seconds that a thread gets to end when the cluster is closed
 _RETRY = (1.0, 5.0)  # seconds between two tries while somebody is silent: the first, and the longest
 _HERE = "the connected instance"  # while nothing tells its name
 _PD = 8.0  # seconds after which TiDB itself gives up on PD (6, measured on 8.5.6): nothing of ours is left behind then
@@ -54,6 +60,7 @@ class Link:
         self.enhanced_security = False
         self.roll = Roll()
         self.silent: dict[str, str] = {}
+        self.refusal = ""  # of the last login: a few wrong ones lock some accounts
         self._names: dict[int, str] = {}
         self._direct_works = False
         self._closed = threading.Event()
@@ -76,8 +83,9 @@ class Link:
         self._owners: list[Connection] = []
         self._lock = threading.RLock()
         self._opening = threading.Lock()
-        self._watch: threading.Thread | None = None
-        self._preparing: list[threading.Thread] = []
+        self._turns: dict[str, threading.Lock] = {}
+        self._being_opened: dict[Driver, str] = {}
+        self._threads: list[threading.Thread] = []
         self._probe: Connection | None = None
 
     # -- the main connection -----------------------------------------------------------------------------------
@@ -115,9 +123,7 @@ class Link:
         """Ask again what this user may do: a right can be taken away while we are connected."""
         give_up = time.monotonic() + within
         connection = self.connection(within)
-        self.capabilities = replace(
-            self.capabilities, **routing.rights(connection, deadline=min(_ROLL, time_left(give_up)))
-        )
+        self.capabilities = replace(self.capabilities, **routing.rights(connection, deadline=time_left(give_up)))
         self.refreshed = time.monotonic()
 
     @property
@@ -136,25 +142,67 @@ class Link:
         return self._main.tls
 
     def close(self) -> None:
-        """Close all connections and end the thread that looks after silent instances."""
+        """Close all connections and end the threads."""
         self._closed.set()
         with self._lock:
-            watch, probe, owners = self._watch, self._probe, list(self._owners)
+            probe, owners, threads = self._probe, list(self._owners), list(self._threads)
+            opening = list(self._being_opened)
+        for driver in opening:
+            wake(driver)
         for connection in (self._main, *owners):
             connection.close()
         if probe is not None:
             probe.close()
-        for thread in (*self._preparing, *([watch] if watch else [])):
-            thread.join()
+        for thread in threads:
+            thread.join(_JOIN)
+
+    def start(self, act: Callable[..., None], *args: object) -> None:
+        """Start a thread that ends when the cluster is closed."""
+        thread = threading.Thread(target=act, args=args, name=f"tidb_magic{act.__name__}", daemon=True)
+        with self._lock:
+            self._threads = [*(one for one in self._threads if one.is_alive()), thread]
+            thread.start()
+
+    def _connect(self, settings: Settings, within: float, wanted: str = "") -> Connection:
+        """Open a connection; `wanted` is the instance that is known to be there."""
+        opened: list[Driver] = []
+
+        def opening(driver: Driver) -> None:
+            self._being_opened[driver] = wanted
+            opened.append(driver)
+
+        try:
+            connection = Connection(settings, within=max(within, LEAST), opening=opening)
+        except AuthenticationError as error:
+            self.refusal = str(error)
+            raise
+        finally:
+            for driver in opened:
+                self._being_opened.pop(driver, None)
+        self.refusal = ""
+        return connection
+
+    def greeted(self, name: str) -> bool:
+        """Tell whether an instance has greeted a connection that is being opened: it is not frozen then."""
+        return any(wanted == name and driver.greeted for driver, wanted in list(self._being_opened.items()))
+
+    def accepted(self, name: str) -> bool:
+        """Tell whether an instance has accepted a connection that is being opened."""
+        return any(wanted == name and driver.accepted for driver, wanted in list(self._being_opened.items()))
+
+    def stage(self, name: str) -> str:
+        """Say how far a connection to an instance got that is still being opened; nothing if there is none."""
+        stages = [driver.stage for driver, wanted in list(self._being_opened.items()) if wanted == name]
+        return stages[0] if stages else ""
 
     def _open(self, within: float) -> Connection:
         give_up = time.monotonic() + within
-        connection = Connection(self.settings, within=within)
+        connection = self._connect(self.settings, within)
         global_kill, compatible = routing.introduce(connection, deadline=time_left(give_up))
         rights = routing.rights(connection, deadline=time_left(give_up))
         self.refreshed = time.monotonic()
         try:
-            self.call(routing.instances(connection, deadline=min(_ROLL, time_left(give_up))))
+            self.call(routing.instances(connection, deadline=min(DEADLINE, time_left(give_up))))
         except TidbMagicError:  # PD does not answer; who was registered before is still the best guess
             self.pd_is_silent()
             connection = self._instead(give_up)
@@ -173,7 +221,7 @@ class Link:
     def _instead(self, give_up: float) -> Connection:
         """Open a connection in the place of one that was lost to a silent cluster."""
         self.troubled()
-        connection = Connection(self.settings, within=time_left(give_up))
+        connection = self._connect(self.settings, time_left(give_up))
         routing.introduce(connection, deadline=time_left(give_up))
         return connection
 
@@ -184,7 +232,7 @@ class Link:
             return
         with suppress(TidbMagicError):
             mark = routing.running(connection)
-            for name, number in routing.marked(connection, "INFO", mark, deadline=min(_NAME, within)):
+            for name, number in routing.marked(connection, "INFO", mark, deadline=min(DEADLINE, within)):
                 if number == connection.id:
                     connection.instance = name
                     self.learn({name: number})
@@ -239,27 +287,28 @@ class Link:
         """Return the registered instances by name: one that was restarted is registered twice for about a minute."""
         return {self.name(one): one for one in self.roll.instances}
 
-    def kept(self, name: str, *, share: bool = False) -> Connection | None:
-        """Return a connection on that instance that nobody waits on, if there is one.
-
-        To `share` also one that is busy, but not the main one: that may be waiting for its deadline, which ends it.
-        """
-        with self._lock:
-            found = [one for one in (self._main, *self._owners) if one.open and not one.busy]
-            found += [one for one in self._owners if one.open and share]
+    def kept(self, name: str) -> Connection | None:
+        """Return an idle connection on that instance, if there is one."""
+        idle = self._idle()
         if name == _HERE:
-            return self._main if self._main in found else None
-        return next((one for one in found if self.where(one) == name), None)
+            return self._main if self._main in idle else None
+        return next((one for one in idle if self.where(one) == name), None)
+
+    def _idle(self) -> list[Connection]:
+        with self._lock:
+            return [one for one in (self._main, *self._owners) if one.open and not one.busy]
+
+    def turn(self, name: str) -> threading.Lock:
+        """Return the lock under which an instance is asked by itself: for one statement at a time."""
+        return self._turns.setdefault(name, threading.Lock())
 
     def leads(self, instance: Instance) -> bool:
         """Tell whether the main connection is on that instance."""
         return self.where(self._main) == self.name(instance)
 
     def kept_on(self, server: int) -> Connection | None:
-        """Return a connection on the instance with that server id that nobody waits on, if there is one."""
-        with self._lock:
-            found = [one for one in (self._main, *self._owners) if one.open and not one.busy]
-        return next((one for one in found if one.id is not None and one.id.server_id == server), None)
+        """Return an idle connection on the instance with that server id, if there is one."""
+        return next((one for one in self._idle() if one.id is not None and one.id.server_id == server), None)
 
     @property
     def servers(self) -> set[int]:
@@ -277,50 +326,69 @@ class Link:
         told = (one.status_address for one in self.roll.instances if one.server_id == server)
         return self._names.get(server) or next(told, None)
 
-    def reach(self, instance: Instance, within: float, *, share: bool = False) -> Connection:
+    def reach(self, instance: Instance, within: float) -> Connection:
         """Return a connection on that instance: one that is kept, a direct one, or one through the same balancer.
 
-        To `share` also one that is busy.
+        The next route is tried when one failed, and beside those that take long; none is cut short.
 
         Raises
         ------
+        ConnectTimeoutError
+            It did not respond within that time.
         ConnectError
-            There is no way to it now, and why.
+            No route leads there now, and why.
         """
-        name, give_up = self.name(instance), time.monotonic() + within
-        if kept := self.kept(name, share=share):
+        name = self.name(instance)
+        if kept := self.kept(name):
             return kept
-        through_balancer = not self._direct_works and not self._at_an_instance()
-        way = routing.direct_settings(instance, self.settings, self.direct)
-        if isinstance(way, Settings):
-            try:
-                connection = self._keep(way, min(_DIRECT, within / 2 if through_balancer else within), name)
-            except TidbMagicError as error:
-                if not through_balancer or isinstance(error, AuthenticationError):
-                    raise
-                why = str(error)
-            else:
-                self._direct_works = True
-                return connection
-        else:
-            why = f"No direct connection: {way}."
-        if found := self._through_balancer(name, give_up):
-            return found
-        raise ConnectError(f"{why} {self.settings.address} did not lead there.")
+        direct = routing.direct_settings(instance, self.settings, self.direct)
+        balanced = not self._direct_works and not self._at_an_instance()
+        if not balanced and isinstance(direct, Settings):
+            return self._keep(direct, within, name)
+        balancer = [self.settings] * _ATTEMPTS if balanced else []
+        if not isinstance(direct, Settings):
+            return self._first(name, balancer, within, f"No direct connection: {direct}.")
+        found = self._first(name, [direct, *balancer], within)
+        self._direct_works = self._direct_works or found.settings is direct
+        return found
 
-    def _through_balancer(self, name: str, give_up: float) -> Connection | None:
-        """Connect to the given address until it leads to that instance."""
-        for _ in range(_ATTEMPTS):
-            if give_up <= time.monotonic():
-                break
+    def _first(self, name: str, routes: Sequence[Settings], within: float, why: str = "") -> Connection:
+        """Return the first connection to an instance that one of these routes leads to."""
+        give_up, ended = time.monotonic() + within, SimpleQueue[Connection | TidbMagicError]()
+
+        def attempt(settings: Settings) -> None:
             try:
-                return self._keep(self.settings, min(_ATTEMPT, time_left(give_up)), name)
-            except AuthenticationError:
-                raise  # each try counts, and some accounts are locked after a few
-            except (ConnectError, DeadlineError):  # that one is another, or silent: the next can be the one
-                if kept := self.kept(name):
-                    return kept
-        return None
+                ended.put(self._keep(settings, time_left(give_up), name))
+            except TidbMagicError as error:
+                ended.put(error)
+
+        untried, under_way = list(routes), 0
+        while untried or under_way:
+            if untried:
+                self.start(attempt, untried.pop(0))
+                under_way += 1
+            found = None
+            with suppress(Empty):
+                found = ended.get(timeout=min(time_left(give_up), _HEDGE))
+                under_way -= 1
+            if isinstance(found, Connection):
+                return found
+            if isinstance(found, AuthenticationError):
+                raise found  # each try counts, and some accounts are locked after a few
+            if kept := self.kept(name):  # another thread's attempt can have led there
+                return kept
+            if found is not None:
+                why = why or str(found)
+            elif time.monotonic() > give_up:
+                raise self._late(name, why, within)
+        raise ConnectError(f"{why} {self.settings.address} did not lead there in {len(routes)} attempts.")
+
+    def _late(self, name: str, why: str, within: float) -> ConnectTimeoutError:
+        stage = self.stage(name)
+        why = why or (f"It {stage}." if stage else "")
+        error = ConnectTimeoutError(f"{why} {self.settings.address} did not lead there within {within:.3g} s.".strip())
+        error.stage, error.accepted = stage, self.accepted(name)
+        return error
 
     def stays(self, connection: Connection) -> bool:
         """Tell whether a connection leads to an instance itself, so that no proxy can move it to another."""
@@ -331,23 +399,11 @@ class Link:
         """Tell whether the address that a person gave is that of an instance, and no balancer's."""
         return self.stays(self._main)
 
-    def prepare(self) -> None:
-        """Open a connection to each instance in the background: the cluster's own list seems to miss its deadline."""
-        for instance in self.roll.instances:
-            if not self.kept(self.name(instance)):
-                thread = threading.Thread(target=self._prepare, args=(instance,), name="tidb_magic-reach", daemon=True)
-                thread.start()
-                self._preparing = [*(one for one in self._preparing if one.is_alive()), thread]
-
-    def _prepare(self, instance: Instance) -> None:
-        with suppress(TidbMagicError):
-            self.reach(instance, _DIRECT)
-
     def _keep(self, settings: Settings, within: float, wanted: str) -> Connection:
         """Open a connection and keep it for the instance that it turns out to be on."""
         self.check()
         give_up = time.monotonic() + within
-        connection = Connection(settings, within=max(within, LEAST))
+        connection = self._connect(settings, within, wanted if settings is not self.settings else "")
         where = kept = None
         try:
             routing.introduce(connection, deadline=time_left(give_up))
@@ -374,8 +430,7 @@ class Link:
                 return
             self.trouble = True
             self.silent.clear()
-            self._watch = threading.Thread(target=self._look_after, name="tidb_magic-watch", daemon=True)
-            self._watch.start()
+        self.start(self._look_after)
 
     def note_silent(self, found: Mapping[str, str]) -> None:
         """Note who did not answer, and why. When there is no trouble any more, nobody would find out that he does."""
@@ -385,50 +440,44 @@ class Link:
 
     def _look_after(self) -> None:
         pause, longest = _RETRY
-        refused = set()
-        while not self._closed.wait(pause):
+        while not self._closed.wait(pause) and not self.refusal:
             pause = min(pause * 1.5, longest)
-            for instance in self.roll.instances:
-                name = self.name(instance)
-                if name not in self.silent or name in refused or self._closed.is_set():
-                    continue
-                try:
-                    self.reach(instance, _DIRECT)
-                except AuthenticationError:
-                    refused.add(name)  # asking again would only fill its log
-                except TidbMagicError:
-                    continue
-                else:
-                    self.silent.pop(name, None)
-            try:
-                if self._answers_again():
-                    with self._lock:
-                        self.trouble = False
-                        self.silent.clear()
-                    return
-            except AuthenticationError:
-                return  # each try counts, and some accounts are locked after a few
+            for name, instance in self.registered().items():
+                if name in self.silent and not self.turn(name).locked():
+                    self.start(self._revive, name, instance)
+            if self._answers_again():
+                with self._lock:
+                    self.trouble = False
+                    self.silent.clear()
+                return
+
+    def _revive(self, name: str, instance: Instance) -> None:
+        """Note that an instance responds again, as soon as it does."""
+        turn = self.turn(name)
+        if not turn.acquire(blocking=False):
+            return  # it is being asked
+        try:
+            connection = self.reach(instance, CONNECT_TIMEOUT)
+            connection.query(query("identify"), deadline=CONNECT_TIMEOUT, leave=True)
+        except TidbMagicError:
+            pass
+        else:
+            self.silent.pop(name, None)
+        finally:
+            turn.release()
 
     def _answers_again(self) -> bool:
-        """Ask who is registered, then for the cluster's own list, on a connection that nobody else uses."""
+        """Ask who is registered, then for the cluster's own list, on a connection of its own."""
         with self._lock:
-            ways = [self.settings, *(one.settings for one in self._owners if one.open)]
-        for settings in ways:
-            try:
-                self._probe = Connection(settings, within=_DIRECT)
-                break
-            except AuthenticationError:
-                raise
-            except TidbMagicError:
-                continue
-        else:
+            routes = [one.settings for one in self._owners if one.open and self.where(one) not in self.silent]
+        try:
+            self._probe = probe = self._connect([*routes, self.settings][0], CONNECT_TIMEOUT)
+        except TidbMagicError:
             return False
         try:
-            if self._closed.is_set():
-                return False
-            self.call(routing.instances(self._probe, deadline=_PD))
-            return not self._probe.query(query("probe"), deadline=2 * _DIRECT).warnings
+            self.call(routing.instances(probe, deadline=_PD))
+            return not self.silent and not probe.query(query("probe"), deadline=_PD).warnings
         except TidbMagicError:
             return False
         finally:
-            self._probe.close()
+            probe.close()

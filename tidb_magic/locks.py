@@ -1,7 +1,6 @@
 """Who blocks whom: waits for locks, and DDL that waits for transactions, joined to the sessions."""
 
 import json
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 
@@ -9,7 +8,8 @@ import pandas as pd
 
 from tidb_magic import routing
 from tidb_magic.connection import Connection
-from tidb_magic.driver import LEAST, Result, hint, time_left
+from tidb_magic.deadlines import DEADLINE
+from tidb_magic.driver import Result, hint, time_left
 from tidb_magic.errors import ConnectError, DeadlineError, ServerError, TidbMagicError
 from tidb_magic.forest import grow
 from tidb_magic.frames import TEXT
@@ -28,7 +28,7 @@ from tidb_magic.lockforest import (
 from tidb_magic.processlist import OURS, ProcessList, to_columns
 from tidb_magic.queries import query
 from tidb_magic.reading import ALL, read_also
-from tidb_magic.sessions import DEADLINE, GRACE, Session
+from tidb_magic.sessions import GRACE, Session
 from tidb_magic.stores import Waits, ask_stores
 from tidb_magic.targets import same_text
 
@@ -43,7 +43,7 @@ _DEADLOCK_COLUMNS = (*_DEADLOCK, "KEY", "CURRENT_SQL_DIGEST")
 
 
 def locks(link: Link, *, deadline: float = DEADLINE) -> LockForest:
-    """Read who waits for whom. The stores get half of the deadline, the sessions what is left.
+    """Read who waits for whom. PD, the stores and the list of the sessions have the deadline each.
 
     Raises
     ------
@@ -51,15 +51,14 @@ def locks(link: Link, *, deadline: float = DEADLINE) -> LockForest:
         No instance answered.
     ServerError, Interrupted
     """
-    give_up = time.monotonic() + deadline
     if not link.trouble:
-        _call_the_roll(link, deadline / 4)
-    waits = ask_stores(link, deadline=max((give_up - time.monotonic()) / 2, LEAST))
-    listed, besides = read_also(link, None, _besides, limit=ALL, deadline=time_left(give_up))
+        _call_the_roll(link, deadline)
+    waits = ask_stores(link, deadline=deadline)
+    listed, besides = read_also(link, None, _besides, limit=ALL, deadline=deadline)
     remarks = waits.remarks
     if waits.denied:
         with suppress(TidbMagicError):
-            link.refresh(within=time_left(give_up))
+            link.refresh(within=deadline)
         listed.see_others = link.capabilities.see_others
         remarks = (_NO_PROCESS, *remarks)
     listed.remarks = (*listed.remarks, *remarks)

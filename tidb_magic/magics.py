@@ -159,8 +159,9 @@ class TidbMagics(Preferences):
         By default those that run a statement or hold a transaction, longest running first; the footer counts the
         others. Returns a ProcessList, a DataFrame with the columns of INFORMATION_SCHEMA.CLUSTER_PROCESSLIST.
 
-        If an instance does not answer within the deadline (%config TidbMagics.deadline, 3 seconds) the others are read
-        by themselves, and the footer names who is missing.
+        If an instance does not respond within the deadline (%config TidbMagics.deadline, 3 seconds) the others are read
+        by themselves, and the footer names the missing one. While no instance has answered, the first answer is waited
+        for up to ten times as long; Ctrl-C ends that.
 
         Filters; a session must match all that are given:
 

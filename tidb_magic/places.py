@@ -19,7 +19,6 @@ from tidb_magic.verdicts import GONE, NOT_VISIBLE
 from tidb_magic.ways import Place
 
 _PROXYS = "a driver's thread id is the proxy's own number; SELECT CONNECTION_ID() gives TiDB's"
-_ROLL = 1.0  # seconds for the question who is registered
 
 
 @dataclass
@@ -58,8 +57,8 @@ def locate(link: Link, targets: Mapping[int, Target], *, deadline: float) -> Loc
     found, others, give_up = Located(), dict(targets), time.monotonic() + deadline
     if not link.roll.pd_silent:
         with suppress(TidbMagicError):  # an instance can have been started, or restarted
-            connection = link.connection(within=min(_ROLL, deadline))
-            link.call(routing.instances(connection, deadline=_ROLL))
+            connection = link.connection(within=deadline)
+            link.call(routing.instances(connection, deadline=time_left(give_up)))
             others = found.sort(link, others)
     _find(link, others, found, give_up)
     return found
@@ -164,7 +163,7 @@ def _absent(link: Link, number: ConnectionId, give_up: float) -> str:
     left = give_up - time.monotonic()
     if number.doubtful and left > 0:  # for thousands of ids there is no time
         with suppress(TidbMagicError):
-            listed = resembling(link.connection(within=_ROLL), number, deadline=min(_ROLL, left))
+            listed = resembling(link.connection(within=left), number, deadline=left)
             if mistaken := number.mistaken_for(listed):
                 return f"no session has this id: {mistaken}"
     if link.proxied and number < 2**32:

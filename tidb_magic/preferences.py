@@ -22,8 +22,7 @@ class Preferences(Magics):
         3.0,
         min=0.1,
         max=DAY,
-        help="Seconds that the cluster's own list gets, after that each instance is read by itself; and that a kill"
-        " gets before it is sent.",
+        help="Seconds after which an incomplete list is accepted; and for each step before a KILL.",
     ).tag(config=True)
     timeout = Float(10.0, min=0.1, max=DAY, help="Seconds from each KILL to its proof.").tag(config=True)
     live_interval = Float(

@@ -12,16 +12,17 @@ import pandas as pd
 
 from tidb_magic import routing
 from tidb_magic.connection import Connection, Own
+from tidb_magic.deadlines import DEADLINE
 from tidb_magic.driver import Result, hint, time_left
 from tidb_magic.errors import OptionError, ServerError, TidbMagicError
+from tidb_magic.fanout import Ask, Gathered, gather
 from tidb_magic.filters import Filters
 from tidb_magic.frames import Origin, ReadFrame, typed
-from tidb_magic.gathering import Ask, Gathered, gather
 from tidb_magic.link import Link
 from tidb_magic.processlist import INFO_CUT, LENGTH, OURS, ProcessList, to_columns, to_frame
 from tidb_magic.queries import query
 from tidb_magic.routing import Instance, Roll
-from tidb_magic.sessions import DEADLINE, GRACE, clock, find_itself
+from tidb_magic.sessions import GRACE, clock, find_itself
 from tidb_magic.settings import host_port
 from tidb_magic.views import InstanceList, SessionCounts
 
@@ -57,7 +58,9 @@ def read(  # noqa: PLR0913 (what is asked for, and how)
     full
         Whether statements longer than 16 KiB are read whole.
     deadline
-        Seconds for the statement; what is known is there 1 s later at most.
+        Seconds after which an incomplete list is accepted: an instance that has not responded by then is not waited
+        for once all others have answered. While no instance has answered, the first answer is waited for up to ten
+        times as long.
 
     Raises
     ------
@@ -306,7 +309,7 @@ def _check_rights(link: Link) -> None:
     """Find out whether a list of one user's sessions is so for want of a privilege that was taken away since."""
     if link.open and not link.trouble and monotonic() - link.refreshed > _RIGHTS_AGE:
         with suppress(TidbMagicError):
-            link.refresh()
+            link.refresh(within=DEADLINE)
 
 
 def _described(frame: Frame, link: Link, gathered: Gathered) -> Frame:

@@ -8,13 +8,13 @@ from types import MappingProxyType
 
 from tidb_magic.connection import Connection
 from tidb_magic.connection_id import ConnectionId
+from tidb_magic.deadlines import DEADLINE
 from tidb_magic.driver import Result, hint
 from tidb_magic.frames import counted
 from tidb_magic.processlist import INFO_CUT
 from tidb_magic.queries import query
 from tidb_magic.render import Bytes
 
-DEADLINE = 3.0  # seconds
 GRACE = 0.2  # seconds that the server may take to say that its own deadline has passed
 Condition = tuple[str, Mapping[str, object]]  # SQL, and the values that are bound to it
 ANYTHING: Condition = ("TRUE", MappingProxyType({}))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from tidb_magic.connection import Connection
 from tidb_magic.driver import Result, hint, time_left
 from tidb_magic.errors import ConnectError, DeadlineError, Interrupted, ServerError, TidbMagicError
-from tidb_magic.gathering import Dropped
+from tidb_magic.fanout import Dropped
 from tidb_magic.link import Link
 from tidb_magic.queries import query
 from tidb_magic.routing import Instance

@@ -9,7 +9,6 @@ from pymysql.constants import CR, ER
 from tidb_magic.errors import (
     AuthenticationError,
     ConnectError,
-    ConnectTimeoutError,
     DeadlineError,
     RightsError,
     ServerError,
@@ -86,8 +85,6 @@ def connect_error(settings: Settings, error: Exception) -> ConnectError:
     if isinstance(error, pymysql.InternalError) and message.startswith("Packet sequence"):
         return ConnectError(f"What answers at {name} does not speak MySQL's protocol. Is the port right?")
     kind, text = _LOGIN.get(code, _UNREACHABLE)
-    if isinstance(failed, TimeoutError):
-        kind = ConnectTimeoutError
     return kind(text.format(name=name, message=message))
 
 

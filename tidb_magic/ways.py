@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from tidb_magic.connection import Connection
 from tidb_magic.connection_id import ConnectionId
 from tidb_magic.driver import time_left
-from tidb_magic.errors import ConnectError, DeadlineError, ServerError, TidbMagicError
+from tidb_magic.errors import ConnectError, ConnectTimeoutError, DeadlineError, ServerError, TidbMagicError
 from tidb_magic.link import Link
 from tidb_magic.queries import query
 from tidb_magic.routing import Instance, Route, granted, instances, marked, rights, running
@@ -17,8 +17,6 @@ from tidb_magic.sessions import ANYTHING, Condition, Look, look
 from tidb_magic.targets import Outcome
 
 _OVER_THEM = "RESTRICTED_CONNECTION_ADMIN"  # the right to end sessions of those whom security-enhanced mode protects
-_REACH = 1.0  # seconds that the way to an instance gets
-_ALIVE = 0.3  # seconds that a kept connection gets to show that it is not lost
 # Seconds that a statement runs to be found in the list, where there is no alias: then it runs longer, twice.
 _SHOWN = (0.3, 0.6, 1.2)
 
@@ -140,14 +138,14 @@ def find_way(link: Link, place: Place, within: float) -> Way:
     for attempt in (1, 2):
         connection = None
         try:
-            connection = _reach(link, place, min(time_left(give_up), _REACH))
+            connection = _reach(link, place, time_left(give_up))
             if place.server is None:
                 _prove(link, connection, place, time_left(give_up))
             break
         except TidbMagicError as error:
             lost = connection is not None and not connection.open  # while nobody used it
             if attempt == 2 or not lost:
-                return _forward(link, place, time_left(give_up), error)
+                return _forward(link, place, within, error)
     assert connection is not None  # noqa: S101 (for mypy)
     where = link.where(connection)  # also learns its name
     return Way(link, place, connection, Route.OWNER, connection.instance or place.name or where or str(place))
@@ -166,7 +164,7 @@ def _reach(link: Link, place: Place, within: float) -> Connection:
         if place.server is None or (connection.id is not None and connection.id.server_id == place.server):
             return connection
         with suppress(TidbMagicError):  # it can be one to the process that ran there before, and lost
-            connection.query(query("identify"), deadline=min(_ALIVE, time_left(give_up)), leave=True)
+            connection.query(query("identify"), deadline=time_left(give_up), leave=True)
         if connection.open or time.monotonic() > give_up:
             raise ConnectError(f"{connection.settings.address} leads to another server than {place}.")
 
@@ -186,8 +184,9 @@ def _forward(link: Link, place: Place, within: float, error: TidbMagicError) -> 
         raise NoWayError(Outcome.REFUSED, f"{reason}: a KILL could hit another. {error}") from error
     instance = _registered(link, place)
     name = place.name or (link.name(instance) if instance else str(place))
-    if link.trouble and name in link.silent:
-        raise NoWayError(Outcome.UNREACHABLE, f"{name} does not answer. {error}") from error
+    accepted = isinstance(error, ConnectTimeoutError) and error.accepted
+    if accepted or isinstance(error, DeadlineError) or (link.trouble and name in link.silent):
+        raise NoWayError(Outcome.UNREACHABLE, f"{name} did not respond. {error}") from error
     try:
         main = link.connection(within=within)
     except TidbMagicError as lost:

@@ -14,7 +14,7 @@ import pytest
 import tidb_magic
 from tests.balancer import Balancer
 from tests.clients import LONG, LONG_SELECT, OTHER_WORK, Client, eventually, statements
-from tidb_magic import Cluster, ProcessList, gathering, reading, routing
+from tidb_magic import Cluster, ProcessList, fanout, reading, routing
 from tidb_magic.connection import Connection
 from tidb_magic.driver import Result
 from tidb_magic.errors import DeadlineError, Interrupted, NotConnectedError, ServerError, TidbMagicError
@@ -92,7 +92,7 @@ def test_one_frozen_instance_costs_the_deadline_once_and_is_named_until_it_wakes
     assert not listed.complete
     assert listed.missing == (silent,)
     assert f"NOT COMPLETE: no answer from {silent}." in repr(listed)
-    assert f"{silent}: it did not answer in time." in repr(listed)
+    assert f"{silent}: it accepted the connection and sent no greeting within 3." in repr(listed)
     assert left_running(fragile, 0, connection.token) == []
     assert left_running(fragile, 2, connection.token) == []
 
@@ -270,31 +270,68 @@ def test_ctrl_c_while_an_instance_is_silent_leaves_no_statement_of_ours(fragile:
     assert left_running(fragile, 1, connection.token) == []
 
 
-def test_nobody_answering_is_an_error_by_the_deadline(fragile: Playground, cluster: Cluster) -> None:
+def test_while_no_instance_answers_it_is_waited_for_ten_deadlines(fragile: Playground, cluster: Cluster) -> None:
     for instance in range(3):
         fragile.freeze(instance)
+    address = re.escape("127.0.0.1:") + r"\d+"
     began = time.monotonic()
-    with pytest.raises(DeadlineError):
-        cluster.processlist(deadline=1)
-    assert time.monotonic() - began < 1 + OTHER_WORK
-    began = time.monotonic()
-    with pytest.raises(DeadlineError, match="No instance answered"):
-        cluster.processlist(deadline=1)
-    assert time.monotonic() - began < 1 + OTHER_WORK
+    for _ in range(2):
+        with pytest.raises(DeadlineError, match=rf"^No instance answered within .*({address}: it .* within .*){{3}}"):
+            cluster.processlist(deadline=0.2)
+    assert 2 * fanout.PATIENCE * 0.2 < time.monotonic() - began < OTHER_WORK
     for instance in range(3):
         fragile.resume(instance)
     eventually(lambda: not cluster._link.trouble)
     assert cluster.processlist().complete
 
 
-def test_a_statement_that_is_slow_everywhere_makes_nobody_silent(
+def test_the_first_instance_that_answers_ends_the_wait_for_all(fragile: Playground, cluster: Cluster) -> None:
+    for instance in range(3):
+        fragile.freeze(instance)
+    with ThreadPoolExecutor(1) as executor:
+        listed = executor.submit(cluster.processlist, idle=True, deadline=2)
+        with pytest.raises(TimeoutError):
+            listed.result(timeout=3)
+        fragile.resume(1)
+        assert set(listed.result()["INSTANCE"]) == {fragile.status_address(1)}
+        assert not listed.result().complete
+    for instance in (0, 2):
+        fragile.resume(instance)
+
+
+def test_what_is_slow_everywhere_is_waited_for_and_makes_no_instance_unresponsive(
     fragile: Playground, cluster: Cluster, crowd: list[Client]
 ) -> None:
-    with pytest.raises(DeadlineError):
-        cluster.processlist(where="SLEEP(2) >= 0", deadline=0.3)
-    spent, listed = timed(cluster, deadline=LONG)
-    assert (ids(listed), listed.complete) == (of(*crowd), True), listed.remarks
-    assert spent < OTHER_WORK
+    """As on a cluster whose CPUs are saturated: each instance responds, and takes longer than the deadline."""
+    spent, listed = timed(cluster, where="SLEEP(2.5) >= 0", deadline=0.5)
+    assert (ids(listed), listed.complete, cluster._link.silent) == (of(*crowd), True, {}), listed.remarks
+    assert spent > 2.5
+
+
+def test_an_instance_that_answers_late_is_back_in_the_next_list(
+    fragile: Playground, cluster: Cluster, crowd: list[Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tidb_magic.link._RETRY", (LONG, LONG))  # so it is not the thread that looks after it
+    link, name = cluster._link, fragile.status_address(1)
+    asked: list[str] = []
+    query = Connection.query
+
+    def spy(connection: Connection, sql: str, *args: Any, **options: Any) -> Result:
+        if connection.instance == name and "PROCESSLIST" in sql:
+            asked.append(sql)
+        return query(connection, sql, *args, **options)
+
+    link.trouble = True
+    assert cluster.processlist(user="crowd").complete  # there is a connection to each
+    monkeypatch.setattr(Connection, "query", spy)
+    fragile.freeze(1)
+    for _ in range(3):
+        assert timed(cluster)[1].missing == (name,)
+    assert len(asked) == 1  # no more than one statement at a time
+    fragile.resume(1)
+    eventually(lambda: not link.silent)
+    assert ids(timed(cluster)[1]) == of(*crowd)
+    link.trouble = False
 
 
 def test_in_trouble_an_instance_that_can_be_reached_has_the_whole_deadline(
@@ -330,8 +367,7 @@ def test_a_password_that_was_changed_meanwhile_is_not_tried_again_and_again(
         with tidb_magic.connect(fragile.url(0).replace("root", "changed"), password="before") as theirs:
             fragile.freeze(1)
             assert theirs.processlist().missing == (fragile.status_address(1),)
-            watch = theirs._link._watch
-            assert watch is not None
+            (watch,) = (one for one in theirs._link._threads if one.name == "tidb_magic_look_after")
             assert watch.is_alive()
             root.query("ALTER USER changed IDENTIFIED BY 'after' FAILED_LOGIN_ATTEMPTS 3 PASSWORD_LOCK_TIME 1")
             eventually(lambda: not watch.is_alive())
@@ -376,7 +412,7 @@ def test_one_instance_that_refuses_a_statement_is_named_and_the_others_are_read(
         return [connection.query("SELECT 1", deadline=give_up - time.monotonic())]
 
     cluster._link.trouble = True
-    gathered = gathering.gather(cluster._link, ask, 3)
+    gathered = fanout.gather(cluster._link, ask, 3)
     cluster._link.trouble = False
     assert (len(gathered.parts), gathered.complete, gathered.missing) == (2, False, (refusing,))
     assert f"{refusing}: Server shutdown in progress (error 1053)." in gathered.remarks
@@ -391,13 +427,15 @@ def test_what_pd_says_meanwhile_does_not_make_a_list_complete(
     everybody = link.roll.instances
     link.trouble = True
     link.roll = routing.Roll((everybody[0],), pd_silent=True)
-    left_over = gathering._Apart._left_over
+    enough = fanout._Reading._enough
 
-    def meanwhile(apart: Any) -> list[str]:
-        link.call(everybody)
-        return left_over(apart)
+    def meanwhile(reading: Any) -> bool:
+        if enough(reading):
+            link.call(everybody)
+            return True
+        return False
 
-    monkeypatch.setattr(gathering._Apart, "_left_over", meanwhile)
+    monkeypatch.setattr(fanout._Reading, "_enough", meanwhile)
     assert not cluster.processlist(idle=True).complete
     link.trouble = False
 
