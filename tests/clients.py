@@ -116,6 +116,18 @@ class Client:
             self._driver._force_close()
 
 
+class Gate(Client):
+    """A session for which the statements of others wait until it opens the gate."""
+
+    def statement(self, tag: str, number: int = 0) -> str:
+        """Return a statement that runs until then; it works once for each number."""
+        self.query(f"SELECT GET_LOCK('gate {self.id} {number}', 0)")
+        return f"SELECT /* {tag} */ GET_LOCK('gate {self.id} {number}', 600)"
+
+    def open(self) -> None:
+        self.query("SELECT RELEASE_ALL_LOCKS()")
+
+
 def eventually(condition: Callable[[], Any], *, within: float = 60) -> Any:
     """Return what `condition` gives as soon as it is true."""
     give_up = time.monotonic() + within

@@ -14,7 +14,7 @@ import pytest
 
 import tidb_magic
 from tests.balancer import Balancer
-from tests.clients import LONG_SELECT, Client, eventually
+from tests.clients import LONG_SELECT, Client, Gate, eventually
 from tests.test_kill import INTERRUPTED, LOST, only
 from tidb_magic import Cluster, ProcessList
 from tidb_magic.connection import Connection
@@ -138,13 +138,15 @@ def test_another_statement_another_transaction_and_work_after_idling_are_changed
 ) -> None:
     with ExitStack() as stack:
         other, ended, transaction, idle = (stack.enter_context(Client(playground, i)) for i in (0, 1, 1, 2))
-        running(other.start("SELECT /* first */ SLEEP(1.2)"))
-        running(ended.start("SELECT /* only */ SLEEP(1.2)"))
+        gate = stack.enter_context(Gate(playground))
+        running(other.start(gate.statement("first", 1)))
+        running(ended.start(gate.statement("only", 2)))
         transaction.query("BEGIN")
         transaction.query("SELECT COUNT(*) FROM test.numbers")
         listed = cluster.processlist(idle=True, limit=5000)
         rows = listed[listed["ID"].isin([one.id for one in (other, ended, transaction, idle)])]
         assert len(rows) == 4
+        gate.open()
         other.result()
         ended.result()
         running(other.start(LONG_SELECT.format("second")))
@@ -204,9 +206,10 @@ def test_an_old_list_is_read_once_more_before_anything_is_sent(
 def test_what_was_seen_counts_also_where_columns_are_left_out(
     playground: Playground, cluster: Cluster, running: Any, every_statement: list[str], columns: list[str]
 ) -> None:
-    with Client(playground, 1) as ran, Client(playground, 2) as idle:
-        running(ran.start("SELECT /* seen */ SLEEP(1)"))
+    with Client(playground, 1) as ran, Client(playground, 2) as idle, Gate(playground) as gate:
+        running(ran.start(gate.statement("seen")))
         rows = pd.concat([row_of(cluster, ran), row_of(cluster, idle)])[columns]
+        gate.open()
         ran.result()
         if "INFO" in columns:
             running(ran.start(LONG_SELECT.format("another")))
@@ -343,8 +346,9 @@ def test_sessions_that_moved_on_since_the_list_are_not_sent_a_kill_by_filter(
     with ExitStack() as stack:
         moving = [stack.enter_context(Client(playground, i)) for i in range(3)]
         staying = [stack.enter_context(Client(playground, i)) for i in range(3)]
-        for client in moving:
-            running(client.start("SELECT /* a batch */ SLEEP(1.5)"))
+        gate = stack.enter_context(Gate(playground))
+        for at, client in enumerate(moving):
+            running(client.start(gate.statement("a batch", at)))
         for client in staying:
             running(client.start(LONG_SELECT.format("a batch")))
         find_way = vars(module)["find_way"]
@@ -352,6 +356,7 @@ def test_sessions_that_moved_on_since_the_list_are_not_sent_a_kill_by_filter(
         def move_on(*args: Any, **kwargs: Any) -> Any:
             with moving_on:
                 if not begun:
+                    gate.open()
                     for client in moving:
                         client.result()
                     begun.append(moving[0].start(LONG_SELECT.format("other work")))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import tidb_magic
-from tests.clients import LONG, LONG_SELECT, OTHER_WORK, Client, eventually
+from tests.clients import LONG, LONG_SELECT, OTHER_WORK, Client, Gate, eventually
 from tests.test_kill import INTERRUPTED, only
 from tests.test_kill_identity import kills, row_of
 from tidb_magic import Cluster, groups
@@ -41,6 +41,7 @@ def test_whatever_takes_time_comes_before_the_look_that_decides(
 
     def begin_another() -> None:
         if not innocent:
+            gate.open()
             client.result()
             innocent.append(client.start(LONG_SELECT.format("innocent")))
             running(client)
@@ -59,8 +60,8 @@ def test_whatever_takes_time_comes_before_the_look_that_decides(
         append(self, written)
 
     asked: list[int] = []
-    with Client(playground, 1) as client:
-        running(client.start("SELECT /* meant */ SLEEP(1)"))
+    with Client(playground, 1) as client, Gate(playground) as gate:
+        running(client.start(gate.statement("meant")))
         listed = row_of(cluster, client)
         if what == "audit":
             cluster.audit_file = str(tmp_path / "audit.jsonl")
@@ -107,11 +108,12 @@ def test_a_kill_that_could_not_be_sent_is_not_called_sent(
     from tidb_magic.errors import BusyError
 
     def never(*_: Any, **__: Any) -> Any:
+        gate.open()
         raise BusyError("busy")
 
     monkeypatch.setattr(Way, "send", never)
-    with Client(playground, 1) as client:
-        running(client.start("SELECT /* short */ SLEEP(1)"))
+    with Client(playground, 1) as client, Gate(playground) as gate:
+        running(client.start(gate.statement("short")))
         row = only(cluster.kill([client.id], query=True))
         assert row["OUTCOME"] == "refused"
         assert row["REASON"].startswith("it runs no statement now")

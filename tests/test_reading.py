@@ -8,7 +8,7 @@ import pytest
 
 import tidb_magic
 from tests.balancer import Balancer
-from tests.clients import LONG_SELECT, Client, eventually, statements
+from tests.clients import LONG, LONG_SELECT, Client, eventually, statements
 from tidb_magic import Cluster, ConnectionId, ProcessList
 from tidb_magic.errors import OptionError
 from tidb_magic.playground import Playground
@@ -131,6 +131,16 @@ def test_sorting_is_the_servers_numbers_from_the_largest_text_from_a(playground:
         with pytest.raises(OptionError, match="sort: the process list has no column 'MEMORY'"):
             cluster.processlist(sort="MEMORY")
         assert asked == []
+
+
+def test_a_reading_without_our_own_session_is_not_complete(playground: Playground) -> None:
+    """With this planner TiDB 8.5.6 answers with no row at all, and no warning."""
+    with tidb_magic.connect(playground.url(0)) as cluster:
+        cluster._link.connection().query("SET tidb_enable_cascades_planner = ON", deadline=LONG)
+        for ask in (cluster.processlist, cluster.instances, lambda: cluster.count_by("USER")):
+            found = ask()
+            assert not found.complete
+            assert "The session that asked is not in its own list" in repr(found)
 
 
 def test_every_call_of_a_list_is_one_statement(playground: Playground, cluster: Cluster) -> None:

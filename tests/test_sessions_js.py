@@ -346,6 +346,15 @@ def test_trouble_with_the_cluster_is_said(table: Table) -> None:
     expect(shown.age).to_have_text("")
 
 
+def test_a_live_table_that_slowed_down_says_so(table: Table) -> None:
+    shown = table(listed(session(1)), live=2.0)
+    label = shown.root.locator(".tidb-live")
+    shown.give("pace", 6.3)
+    expect(label).to_have_text("live, every 2 s (slowed down to 6.3 s: the cluster answers slowly)")
+    shown.give("pace", 2.0)
+    expect(label).to_have_text("live, every 2 s")
+
+
 def test_an_empty_list_is_a_table_without_rows(table: Table) -> None:
     shown = table(numbered(2).iloc[:0])
     expect(shown.root.locator("table")).to_have_attribute("aria-rowcount", "1")

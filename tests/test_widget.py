@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -280,6 +281,28 @@ def test_it_rests_while_nobody_looks_and_goes_on_while_a_cell_runs(
     eventually(lambda: table.snapshot["version"] > rests + 2)
     BUSY.ends()
     table.close()
+
+
+def test_where_a_reading_takes_long_the_pause_after_it_is_three_times_as_long(cluster: Cluster) -> None:
+    frame = cluster.processlist()
+    assert frame.origin is not None
+    read, seen = frame.origin.again, list[tuple[float, float]]()
+    assert read is not None
+
+    def slowly(*args: Any, **options: Any) -> Any:
+        began = time.monotonic()
+        time.sleep(0.1)
+        shown = read(*args, **options)
+        seen.append((began, time.monotonic()))
+        return shown
+
+    table = SessionTable(frame, SETTINGS, live=0.05)
+    table._again = slowly
+    eventually(lambda: len(seen) > 3)
+    table.close()
+    for (began, ended), (again, _) in pairwise(seen):
+        assert again - ended > 2.9 * (ended - began) - 0.1  # rounded to a tenth of a second
+    assert table.pace >= 0.3
 
 
 def test_switched_off_and_on_again_it_reads_once_at_a_time(

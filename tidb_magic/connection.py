@@ -197,7 +197,7 @@ class Connection:
                 with limit:
                     return self._run(f"/* tidb_magic:{self.token} */ {sql}", args)
             except pymysql.Error as error:
-                self._fail(error, limit, leave=leave)
+                self._fail(error, deadline if limit.passed else None, leave=leave)
             except KeyboardInterrupt:
                 raise Interrupted(self._abandon()) from None
             except BaseException:
@@ -213,10 +213,10 @@ class Connection:
     def _run(self, sql: str, args: Mapping[str, object] | None) -> Result:
         return self._driver.ask(sql, args)
 
-    def _fail(self, error: pymysql.Error, limit: Deadline, *, leave: bool) -> NoReturn:
+    def _fail(self, error: pymysql.Error, missed: float | None, *, leave: bool) -> NoReturn:
         cause = bare(error)
-        if limit.passed:
-            said = f"{self.settings.address} did not answer within {limit.seconds:.3g} s."
+        if missed is not None:
+            said = f"{self.settings.address} did not answer within {missed:.3g} s."
             force_close(self._driver)
             raise DeadlineError(said if leave else f"{said} {self._abandon()}") from cause
         problem = statement_error(self.settings, error, lost=not self._driver.open)

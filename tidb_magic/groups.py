@@ -118,15 +118,21 @@ class Group:
                 self.ways.append(find_way(self._link, self._place, time_left(give_up)))
                 give_up = time.monotonic() + self._how.deadline
                 self._check(self.ways[-1], give_up)
-            except NoWayError as error:
-                self._end(self._positions, error.outcome, str(error))
-            except ConnectError as error:  # a kept connection can have been lost while nobody used it
-                if attempt == 1:
-                    continue
-                self._end(self._positions, Outcome.UNREACHABLE, str(error))
-            except (DeadlineError, ServerError) as error:
-                self._end(self._positions, Outcome.UNREACHABLE, f"{self._silent()} {error}")
+            except TidbMagicError as error:
+                if isinstance(error, ConnectError) and attempt == 1 and not self._stop.is_set():
+                    continue  # a kept connection can have been lost while it was not used
+                self._not_checked(error)
             return
+
+    def _not_checked(self, error: TidbMagicError) -> None:
+        if self._stop.is_set():
+            return  # Ctrl-C closed the connection
+        outcome, reason = Outcome.UNREACHABLE, str(error)
+        if isinstance(error, NoWayError):
+            outcome = error.outcome
+        elif isinstance(error, DeadlineError | ServerError):
+            reason = f"{self._silent()} {error}"
+        self._end(self._positions, outcome, reason)
 
     def _check(self, way: Way, give_up: float) -> None:
         """Look until each target is decided, and send what may be sent right after the look that allowed it."""

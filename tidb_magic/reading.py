@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from difflib import get_close_matches
 from time import monotonic
@@ -31,6 +31,7 @@ ALL = 1_000_000  # rows: no limit
 _NUMBERS = {"bigint", "int", "double"}
 Frame = TypeVar("Frame", bound=ReadFrame)
 _MOST = 10_000_000  # rows
+_ABSENT = "The session that asked is not in its own list: the server leaves sessions out."
 _RIGHTS_AGE = 30.0  # seconds after which a list that shows one user only makes us ask again whether it may show others
 
 
@@ -90,6 +91,8 @@ def read_also(  # noqa: PLR0913 (as read)
     order = f"{_quoted(by)} {'DESC' if link.columns[by] in _NUMBERS else 'ASC'}"
     statement = "processlist_idle" if filters.everything else "processlist"
 
+    absent: list[Connection] = []  # connections that a list of theirs does not show
+
     def ask(connection: Connection, instance: str | None, give_up: float) -> list[Result]:
         columns = ", ".join(_selected(name, full=full) for name in connection.columns)
         parts = {"columns": columns, "order": order}
@@ -101,6 +104,8 @@ def read_also(  # noqa: PLR0913 (as read)
         twice = len(set(zip(found["INSTANCE"], found["ID"], strict=True))) < len(found["ID"])
         if instance is None and all_show and (twice or len(found["ID"]) == limit):
             listing = _run(connection, statement, filters, _source(None, once=True), give_up, limit=limit, parts=parts)
+        if not any(connection.token in (text or "") for text in found["INFO"]) and len(found["ID"]) < limit:
+            absent.append(connection)
         nobody = not found["ID"] and not filters.everything
         counting = _run(connection, "count", filters, source, give_up) if nobody else listing
         if instance is None and connection.instance is None:
@@ -109,6 +114,8 @@ def read_also(  # noqa: PLR0913 (as read)
 
     requested = clock()
     gathered = _gather(link, ask, filters, deadline)
+    if absent and filters.condition == "TRUE":
+        gathered = _without_ours(gathered)
     listed = _joined([to_frame(results[0]) for results in gathered.parts], by, link.columns[by], limit)
     listed.limit = limit
     listed.matched = sum(_first(results[0], "tidb_magic_matched") for results in gathered.parts)
@@ -147,6 +154,8 @@ def count_by(
 
     gathered = _gather(link, ask, filters, deadline)
     frame = pd.concat([_frame(results[0]) for results in gathered.parts], ignore_index=True)
+    if frame.empty and filters.condition == "TRUE":
+        gathered = _without_ours(gathered)
     if len(gathered.parts) > 1:
         how = {"SESSIONS": "sum", "ACTIVE": "sum", "LONGEST": "max", "MEMORY": "sum"}
         frame = frame.groupby(names, dropna=False, as_index=False).agg(how)
@@ -168,6 +177,8 @@ def list_instances(link: Link, *, deadline: float = DEADLINE) -> InstanceList:
 
     gathered = _gather(link, ask, Filters(), deadline)
     counts = pd.concat([_frame(results[0]) for results in gathered.parts]).set_index("INSTANCE")
+    if counts.empty:
+        gathered = _without_ours(gathered)
     if gathered.complete and not link.roll.certain:
         link.roll = Roll(tuple(Instance(name) for name in counts.index))  # no table names them; these were seen
     taken_at = datetime.now().astimezone()
@@ -192,6 +203,11 @@ def list_instances(link: Link, *, deadline: float = DEADLINE) -> InstanceList:
     frame = InstanceList(typed(rows, InstanceList.COLUMNS, InstanceList.DTYPES))
     frame["UP_SINCE"] = pd.to_datetime(frame["UP_SINCE"], utc=True).dt.tz_convert(taken_at.tzinfo).dt.as_unit("s")
     return _described(frame, link, gathered)
+
+
+def _without_ours(gathered: Gathered) -> Gathered:
+    """Return it as not complete: the session that asked is always there."""
+    return replace(gathered, complete=False, remarks=(*gathered.remarks, _ABSENT))
 
 
 def _frame(result: Result) -> pd.DataFrame:

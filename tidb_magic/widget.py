@@ -38,6 +38,7 @@ _KEPT = 5  # snapshots that a click can be about: the browser may not have drawn
 _UNWATCHED = 15.0  # seconds without a sign from a browser, after which a live table rests
 _REST = 0.5  # seconds between two looks whether somebody watches again
 _JOINED = 5.0  # seconds in which a thread ends after its connection was closed
+_SHARE = 3  # times as long as a reading takes is the pause after it, at least: an overloaded cluster is left alone
 _LONGEST_PAUSE = 30.0  # seconds between two tries while the cluster does not answer
 _STATIC = Path(__file__).parent / "static"
 _DISPLAYS = {display.__code__, DisplayHook.compute_format_data.__code__}
@@ -98,6 +99,7 @@ class SessionTable(anywidget.AnyWidget):
     _css = _STATIC / "sessions.css"
     snapshot = traitlets.Dict().tag(sync=True)
     live = traitlets.Float(0.0, min=0.0, help="Seconds between two readings; 0 reads when asked to.").tag(sync=True)
+    pace = traitlets.Float(0.0, help="Seconds between two readings, where each takes long.").tag(sync=True)
     trouble = traitlets.Unicode("").tag(sync=True)
     waiting = traitlets.Int(None, allow_none=True, help="Transactions that wait for locks.").tag(sync=True)
 
@@ -332,10 +334,11 @@ class SessionTable(anywidget.AnyWidget):
         """Read again and again, while somebody looks, until it is switched off or on again."""
         pause = self.live
         while not self._ended.wait(pause) and self.live and turn == self._turn:
+            began = time.monotonic()
             if not BUSY.watched(self._sign):
                 pause = _REST
             elif self._refresh():
-                pause = self.live
+                pause = self.pace = max(self.live, round(_SHARE * (time.monotonic() - began), 1))
             else:
                 pause = min(max(2 * pause, 1.0), _LONGEST_PAUSE)
 

@@ -126,6 +126,7 @@ class Table {
     this.on("change:snapshot", () => this.take(false));
     this.on("change:trouble", () => this.say());
     this.on("change:waiting", () => this.drawHeader());
+    this.on("change:pace", () => this.say());
     this.on("change:live", () => {
       this.wantLive = undefined;
       this.say();
@@ -1019,9 +1020,11 @@ class Table {
 
   say() {
     const live = this.model.get("live");
+    const pace = this.model.get("pace");
     const trouble = this.model.get("trouble");
     this.liveBox.checked = this.wantLive ?? live > 0;
-    this.liveLabel.textContent = live > 0 ? `live, every ${live} s` : "live";
+    const slowed = pace > live ? ` (slowed down to ${pace} s: the cluster answers slowly)` : "";
+    this.liveLabel.textContent = live > 0 ? `live, every ${live} s${slowed}` : "live";
     const age = this.snapshot.taken === null ? 0 : Math.max(0, Date.now() - this.snapshot.taken);
     let text = age > OLD ? `${duration(age / 1000)} old` : "";
     if (this.waiting) text = "reading …";

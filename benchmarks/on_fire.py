@@ -1,0 +1,191 @@
+"""``python -m benchmarks.on_fire``: lists and kills on a cluster whose CPUs are saturated, beside those by hand.
+
+Heavy statements run on three instances, and busy loops beside them. A needless failure is an error, a list that is not
+complete though every instance runs, or a kill whose outcome is not ``interrupted``.
+"""
+
+import argparse
+import multiprocessing
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import cycle, islice
+from typing import Any
+
+import pymysql
+
+import tidb_magic
+from benchmarks.crowd import connect, query
+from benchmarks.ratio import HEADER, Ratio
+from tests.balancer import Balancer
+from tidb_magic import Cluster
+from tidb_magic.playground import Playground
+
+HEAVY = (
+    "SELECT /* on fire */ COUNT(*) FROM INFORMATION_SCHEMA.COLUMNS AS a, INFORMATION_SCHEMA.COLUMNS AS b,"
+    " INFORMATION_SCHEMA.COLUMNS AS c"
+)
+CLUSTER = "SELECT * FROM INFORMATION_SCHEMA.CLUSTER_PROCESSLIST WHERE COMMAND <> 'Sleep'"
+ONE_INSTANCE = "SELECT * FROM INFORMATION_SCHEMA.PROCESSLIST WHERE COMMAND <> 'Sleep'"
+_MOST = 1.5  # times as long as by hand
+_GIVE_UP = 300.0  # seconds for the start of the statements, and for the end of one that was killed
+
+
+@dataclass
+class Victim:
+    """A session that runs a heavy statement until that is killed, on the instance of that number and INSTANCE."""
+
+    instance: int
+    address: str
+    driver: Any
+    id: int
+    ended: threading.Event = field(default_factory=threading.Event)
+
+    def run(self) -> None:
+        """Run the statement."""
+        with suppress(pymysql.Error):
+            query(self.driver, HEAVY)
+        self.ended.set()
+
+
+@dataclass
+class Measured:
+    """Seconds of each piece of work, and what failed needlessly."""
+
+    spent: dict[str, list[float]] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
+
+    def time(self, name: str, work: Callable[[], Any], check: Callable[[Any], str] = lambda _: "") -> None:
+        """Time a piece of work; `check` returns what is wrong with its result."""
+        began = time.monotonic()
+        try:
+            wrong = check(work())
+        except tidb_magic.TidbMagicError as error:
+            wrong = f"{type(error).__name__}: {error}"
+        seconds = time.monotonic() - began
+        self.spent.setdefault(name, []).append(seconds)
+        if wrong:
+            self.failures.append(f"{name} after {seconds:.1f} s: {wrong}")
+
+    def ratio(self, work: str, against: str) -> Ratio:
+        """Return how the medians compare."""
+        ours, theirs = (statistics.median(self.spent[name]) for name in (work, against))
+        return Ratio(work, against, ours, theirs, _MOST)
+
+
+@contextmanager
+def on_fire(playground: Playground, statements: int, loops: int) -> Iterator[list[Victim]]:
+    """Run that many heavy statements, in turn on each instance, and that many busy loops."""
+    victims = []
+    for instance in islice(cycle(range(playground.options.instances)), statements):
+        driver = connect(playground, instance)
+        number = int(query(driver, "SELECT CONNECTION_ID()")[0][0])
+        victims.append(Victim(instance, playground.status_address(instance), driver, number))
+    hand = connect(playground, 0)
+    busy = [multiprocessing.Process(target=_burn, daemon=True) for _ in range(loops)]
+    try:
+        for process in busy:
+            process.start()
+        for victim in victims:
+            threading.Thread(target=victim.run, daemon=True).start()
+        give_up = time.monotonic() + _GIVE_UP
+        while sum("on fire" in str(row) for row in query(hand, CLUSTER)) < statements:
+            if time.monotonic() > give_up:
+                raise RuntimeError("Not all of the statements run.")
+        yield victims
+    finally:
+        for process in busy:
+            process.kill()
+        hand.close()
+
+
+def _burn() -> None:
+    while True:
+        pass
+
+
+def lists(cluster: Cluster, measured: Measured, by_hand: Callable[[], Any], statements: int, rounds: int) -> None:
+    """Time the list of the cluster, beside the same by hand. `statements` is how many it lists at least."""
+
+    def check(listed: Any) -> str:
+        if listed.matched < statements:
+            return f"{listed.matched} of {statements} statements. {' '.join(listed.remarks)}"
+        return ""
+
+    for _ in range(rounds):
+        measured.time("list by hand", by_hand)
+        measured.time("list", cluster.processlist, check)
+
+
+def kills(cluster: Cluster, measured: Measured, hands: Sequence[Any], victims: Sequence[Victim], rounds: int) -> None:
+    """Time kills by the rows of a list, beside KILL by hand on the statement's own instance, until it has ended."""
+    listed = cluster.processlist(limit=5000)
+
+    def by_hand(victim: Victim) -> None:
+        query(hands[victim.instance], f"KILL TIDB QUERY {victim.id}")
+        victim.ended.wait(_GIVE_UP)
+
+    def check(report: Any) -> str:
+        row = report.iloc[0]
+        return "" if row["OUTCOME"] == "interrupted" else f"{row['OUTCOME']}: {row['REASON']}"
+
+    for ours, theirs in zip(victims[:rounds], victims[rounds : 2 * rounds], strict=False):
+        row = listed[(listed["ID"] == ours.id) & (listed["INSTANCE"] == ours.address)]
+        measured.time("kill by row", partial(cluster.kill, row, query=True), check)
+        measured.time("kill by hand", partial(by_hand, theirs))
+
+
+def compare(  # noqa: PLR0913 (how the cluster is)
+    statements: int, *, loops: int, rounds: int, global_kill: bool = True, balancer: bool = False, frozen: bool = False
+) -> Measured:
+    """Measure on a cluster of its own; with one instance `frozen` by hand means the others, one after the other."""
+    measured = Measured()
+    with ExitStack() as stack:
+        playground = stack.enter_context(Playground(instances=3, global_kill=global_kill))
+        hands = [connect(playground, instance) for instance in range(3)]
+        url = playground.url(0)
+        if balancer:
+            ports = [playground.port(instance) for instance in range(3)]
+            url = stack.enter_context(Balancer(ports)).url()
+        cluster = stack.enter_context(tidb_magic.connect(url))
+        cluster.processlist()
+        victims = stack.enter_context(on_fire(playground, statements, loops))
+        running = [0, 1] if frozen else [0, 1, 2]
+        if frozen:
+            playground.freeze(2)
+            stack.callback(playground.resume, 2)
+        reached = [one for one in victims if one.instance in running]
+
+        def by_hand() -> None:
+            for sql, instance in [(ONE_INSTANCE, at) for at in running] if frozen else [(CLUSTER, 0)]:
+                query(hands[instance], sql)
+
+        lists(cluster, measured, by_hand, len(reached), rounds)
+        kills(cluster, measured, hands, reached, rounds)
+    return measured
+
+
+def main() -> None:
+    """Print the table, and what failed needlessly."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.on_fire", description="On a saturated cluster.")
+    parser.add_argument("--statements", type=int, nargs="+", default=[36, 150, 300], help="heavy ones")
+    parser.add_argument("--loops", type=int, default=12, help="busy loops beside them (default: 12)")
+    parser.add_argument("--rounds", type=int, default=8, help="of each piece (default: 8)")
+    parser.add_argument("--no-global-kill", action="store_true", help="switch global kill off")
+    parser.add_argument("--balancer", action="store_true", help="connect through a balancer")
+    parser.add_argument("--frozen", action="store_true", help="freeze one of the three instances")
+    options = parser.parse_args()
+    how = {"global_kill": not options.no_global_kill, "balancer": options.balancer, "frozen": options.frozen}
+    for statements in options.statements:
+        measured = compare(statements, loops=options.loops, rounds=options.rounds, **how)
+        print(f"\n{statements} heavy statements, {options.loops} busy loops, {how}", HEADER, sep="\n")
+        print(measured.ratio("list", "list by hand").line, measured.ratio("kill by row", "kill by hand").line, sep="\n")
+        print(f"needless failures: {len(measured.failures)}", *measured.failures, sep="\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()
