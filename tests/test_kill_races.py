@@ -219,7 +219,7 @@ def test_a_connection_of_ours_that_a_proxy_moved_is_known_by_its_alias(
     with tidb_magic.connect(playground.url(1)) as other:
         moved = other._link.connection()
         moved.query("SET SESSION tidb_session_alias = %(alias)s", {"alias": main.alias}, deadline=5)
-        own = Own.now(unique=True)
+        own = cluster._link.own()
         assert own.has("elsewhere", 12345, "10.0.0.1:1", main.alias)
         assert not own.has("elsewhere", 12345, "10.0.0.1:1", "tidb_magic:0000000000000000")
 
@@ -230,18 +230,41 @@ def test_a_session_with_the_address_of_our_connection_on_another_instance_is_not
     """The system gives a port again to a connection that leads elsewhere. Ours is known by its alias."""
     main = cluster._link.connection()
     address, port = main._driver._sock.getsockname()
-    own = Own.now(unique=True)
+    own = cluster._link.own()
     assert not own.has(playground.status_address(1), 12345, f"{address}:{port}")
     assert own.has(playground.status_address(1), 12345, f"{address}:{port}", main.alias)
+
+
+def test_a_connection_that_is_being_opened_is_ours_on_the_instance_it_leads_to_alone(
+    playground: Playground, cluster: Cluster
+) -> None:
+    here = "127.0.0.1:50000"
+    link = cluster._link
+    advertised = {**{name: (one.host, one.port) for name, one in link.registered().items()}, "by name": ("db-1", None)}
+    opening = frozenset({(here, ("127.0.0.1", playground.port(1)))})
+    own = Own(frozenset(), frozenset(), frozenset(), opening, unique=True, advertised=advertised)
+    assert own.has(playground.status_address(1), 12345, here)
+    assert not own.has(playground.status_address(0), 12345, here)
+    assert own.has("by name", 12345, here)
+    assert own.has("not known", 12345, here)
+    far = Own(
+        frozenset(),
+        frozenset(),
+        frozenset(),
+        opening,
+        unique=True,
+        advertised={"far": ("10.0.0.7", playground.port(1))},
+    )
+    assert not far.has("far", 12345, here)
 
 
 def test_ids_of_our_connections_are_ours_on_their_instances_only_where_ids_are_not_unique(cluster: Cluster) -> None:
     main = cluster._link.connection()
     assert main.id is not None
     assert main.instance is not None
-    assert Own.now(unique=True).has("elsewhere", main.id, "10.0.0.1:1")
-    assert not Own.now(unique=False).has("elsewhere", main.id, "10.0.0.1:1")
-    assert Own.now(unique=False).has(main.instance, main.id, "10.0.0.1:1")
+    assert Own.now(unique=True, advertised={}).has("elsewhere", main.id, "10.0.0.1:1")
+    assert not Own.now(unique=False, advertised={}).has("elsewhere", main.id, "10.0.0.1:1")
+    assert Own.now(unique=False, advertised={}).has(main.instance, main.id, "10.0.0.1:1")
 
 
 def test_a_restarted_instance_is_reached_by_a_connection_again(healed: Playground, every_statement: list[str]) -> None:

@@ -495,7 +495,7 @@ def test_own_sessions_are_known_by_id_alias_or_address_and_never_ended(query: bo
         Own(frozenset({(None, now.id)}), frozenset({now.id}), frozenset(), frozenset(), unique=False),
         Own(frozenset({("moved", now.id)}), frozenset({now.id}), frozenset(), frozenset(), unique=True),
         replace(NONE_OWN, aliases=frozenset({MINE})),
-        replace(NONE_OWN, hosts=frozenset({now.host})),
+        replace(NONE_OWN, opening=frozenset({(now.host, ("127.0.0.1", 4000))})),
     ]
     for own in known:
         scene = replace(SCENE, own=own, force=force)

@@ -286,21 +286,20 @@ def peer(driver: Driver) -> str | None:
     return None
 
 
-def own_hosts(*, besides: Collection[Driver]) -> set[str]:
-    """Return the HOST that servers list for the other connections of this process, those being opened included.
+def addresses(*, besides: Collection[Driver]) -> set[tuple[str, tuple[str, int]]]:
+    """Return the addresses of the other connections of this process, those being opened included.
 
-    Behind a proxy or an address translation they list another one.
+    The first is the HOST that servers list (behind a proxy or an address translation they list another one), the second
+    the IP address and port that the connection leads to.
     """
     with _OPENING:
         drivers = [driver for driver in _DRIVERS if driver not in besides]
-    return {host for driver in drivers if (host := _host(driver))}
-
-
-def _host(driver: Driver) -> str | None:
-    with suppress(OSError, AttributeError):  # not connected yet, or any more
-        address: tuple[Any, ...] = driver._sock.getsockname()  # noqa: SLF001
-        return f"{address[0]}:{address[1]}"
-    return None
+    found = set()
+    for driver in drivers:
+        with suppress(OSError, AttributeError):  # not connected yet, or any more
+            here, there = driver._sock.getsockname(), driver._sock.getpeername()  # noqa: SLF001
+            found.add((f"{here[0]}:{here[1]}", (str(there[0]), int(there[1]))))
+    return found
 
 
 def encrypted(driver: Driver) -> bool:

@@ -10,7 +10,7 @@ from queue import Empty, SimpleQueue
 from weakref import WeakSet
 
 from tidb_magic import routing
-from tidb_magic.connection import CONNECT_TIMEOUT, Connection
+from tidb_magic.connection import CONNECT_TIMEOUT, Connection, Own
 from tidb_magic.connection_id import ConnectionId
 from tidb_magic.deadlines import DEADLINE
 from tidb_magic.driver import LEAST, Driver, time_left, wake
@@ -236,6 +236,11 @@ class Link:
                 if number == connection.id:
                     connection.instance = name
                     self.learn({name: number})
+
+    def own(self) -> Own:
+        """Return what tells our own connections in a list at this moment."""
+        advertised = {name: (one.host, one.port) for name, one in self.registered().items()}
+        return Own.now(unique=bool(self.capabilities.global_kill), advertised=advertised)
 
     @property
     def columns(self) -> Mapping[str, str]:

@@ -11,7 +11,7 @@ from typing import TypeVar
 import pandas as pd
 
 from tidb_magic import routing
-from tidb_magic.connection import Connection, Own
+from tidb_magic.connection import Connection
 from tidb_magic.deadlines import DEADLINE
 from tidb_magic.driver import Result, hint, time_left
 from tidb_magic.errors import OptionError, ServerError, TidbMagicError
@@ -312,12 +312,13 @@ def _first(result: Result, name: str) -> int:
 
 def _note(link: Link, listed: ProcessList, gathered: Gathered) -> None:
     """Note which instances were seen, and which sessions are our own."""
-    own, found = Own.now(unique=bool(link.capabilities.global_kill)), set()
+    own, found = link.own(), set()
+    hosts = {host for host, _ in own.opening}
     for columns in (results[0].by_name for results in gathered.parts):
         instances, ids = columns["INSTANCE"], columns["ID"]
         link.learn(dict(zip(instances, ids, strict=True)))
         sessions = zip(instances, ids, columns["HOST"], strict=True)
-        found |= {one for one in sessions if one[1] in own.ids or one[2] in own.hosts}
+        found |= {one for one in sessions if one[1] in own.ids or one[2] in hosts}
     listed.own = frozenset(one[:2] for one in found if own.has(*one))
 
 

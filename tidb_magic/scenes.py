@@ -3,7 +3,6 @@
 import time
 from collections.abc import Collection
 
-from tidb_magic.connection import Own
 from tidb_magic.driver import time_left
 from tidb_magic.link import Link
 from tidb_magic.sessions import Look
@@ -50,5 +49,4 @@ class Known:
         """Return what a verdict needs."""
         able = self._link.capabilities
         protected = frozenset(user for user, is_protected in self._users.items() if is_protected)
-        own = Own.now(unique=bool(able.global_kill))
-        return Scene(self._way.route, able, self._way.version, own, self._force, protected)
+        return Scene(self._way.route, able, self._way.version, self._link.own(), self._force, protected)
