@@ -121,8 +121,16 @@ def lists(cluster: Cluster, measured: Measured, by_hand: Callable[[], Any], stat
         measured.time("list", cluster.processlist, check)
 
 
-def kills(cluster: Cluster, measured: Measured, hands: Sequence[Any], victims: Sequence[Victim], rounds: int) -> None:
-    """Time kills by the rows of a list, beside KILL by hand on the statement's own instance, until it has ended."""
+def kills(  # noqa: PLR0913 (what is killed, and how)
+    cluster: Cluster,
+    measured: Measured,
+    hands: Sequence[Any],
+    victims: Sequence[Victim],
+    rounds: int,
+    *,
+    by_row: bool = False,
+) -> None:
+    """Time kills by id or by row, beside KILL by hand on the instance of the statement, until that has ended."""
     listed = cluster.processlist(limit=5000)
 
     def by_hand(victim: Victim) -> None:
@@ -135,12 +143,20 @@ def kills(cluster: Cluster, measured: Measured, hands: Sequence[Any], victims: S
 
     for ours, theirs in zip(victims[:rounds], victims[rounds : 2 * rounds], strict=False):
         row = listed[(listed["ID"] == ours.id) & (listed["INSTANCE"] == ours.address)]
-        measured.time("kill by row", partial(cluster.kill, row, query=True), check)
+        whom = row if by_row else ours.id
+        measured.time("kill", partial(cluster.kill, whom, query=True), check)
         measured.time("kill by hand", partial(by_hand, theirs))
 
 
 def compare(  # noqa: PLR0913 (how the cluster is)
-    statements: int, *, loops: int, rounds: int, global_kill: bool = True, balancer: bool = False, frozen: bool = False
+    statements: int,
+    *,
+    loops: int,
+    rounds: int,
+    global_kill: bool = True,
+    balancer: bool = False,
+    frozen: bool = False,
+    by_row: bool = False,
 ) -> Measured:
     """Measure on a cluster of its own; with one instance `frozen` by hand means the others, one after the other."""
     measured = Measured()
@@ -165,7 +181,7 @@ def compare(  # noqa: PLR0913 (how the cluster is)
                 query(hands[instance], sql)
 
         lists(cluster, measured, by_hand, len(reached), rounds)
-        kills(cluster, measured, hands, reached, rounds)
+        kills(cluster, measured, hands, reached, rounds, by_row=by_row or not global_kill)
     return measured
 
 
@@ -178,12 +194,18 @@ def main() -> None:
     parser.add_argument("--no-global-kill", action="store_true", help="switch global kill off")
     parser.add_argument("--balancer", action="store_true", help="connect through a balancer")
     parser.add_argument("--frozen", action="store_true", help="freeze one of the three instances")
+    parser.add_argument("--by-row", action="store_true", help="kill by the rows of a list, as without global kill")
     options = parser.parse_args()
-    how = {"global_kill": not options.no_global_kill, "balancer": options.balancer, "frozen": options.frozen}
+    how = {
+        "global_kill": not options.no_global_kill,
+        "balancer": options.balancer,
+        "frozen": options.frozen,
+        "by_row": options.by_row,
+    }
     for statements in options.statements:
         measured = compare(statements, loops=options.loops, rounds=options.rounds, **how)
         print(f"\n{statements} heavy statements, {options.loops} busy loops, {how}", HEADER, sep="\n")
-        print(measured.ratio("list", "list by hand").line, measured.ratio("kill by row", "kill by hand").line, sep="\n")
+        print(measured.ratio("list", "list by hand").line, measured.ratio("kill", "kill by hand").line, sep="\n")
         print(f"needless failures: {len(measured.failures)}", *measured.failures, sep="\n", flush=True)
 
 

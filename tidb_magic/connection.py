@@ -13,6 +13,7 @@ from weakref import WeakSet
 import pymysql
 
 from tidb_magic.connection_id import ConnectionId
+from tidb_magic.deadlines import DEADLINE
 from tidb_magic.driver import (
     Deadline,
     Driver,
@@ -34,6 +35,7 @@ from tidb_magic.errors import (
     Interrupted,
     NotTidbError,
     ServerError,
+    TidbMagicError,
 )
 from tidb_magic.queries import query
 from tidb_magic.render import first_line
@@ -43,6 +45,7 @@ from tidb_magic.tls import verifies
 from tidb_magic.troubles import bare, statement_error
 
 CONNECT_TIMEOUT = 10.0  # seconds
+_POLL = 0.02  # seconds between two looks at whether a statement has ended
 _CLEANUP = 1.0  # seconds for each step of ending a statement that we do not wait for any more
 
 
@@ -232,17 +235,34 @@ class Connection:
             return "Nothing was running yet."
         return self.end_statement() or "Our statement was ended on the server."
 
-    def end_statement(self, *, forward: bool = True) -> str:
+    def end_statement(self, *, forward: bool = True, through: Self | None = None) -> str:
         """End what this dropped connection left running; say what may still run, nothing if nothing does.
 
         Without `forward` no KILL is sent to another instance: if that one is silent, the KILL waits for a minute.
+        `through` is an open connection to the same instance; without it a new one is opened.
         """
         if self.id is None:
             return ""
         try:
+            if through is not None:
+                return self._end_through(through, self.id)
             return self._end_statement(self.id, forward=forward)
-        except (pymysql.Error, ConnectError, KeyboardInterrupt):  # a second Ctrl-C, too
+        except (pymysql.Error, TidbMagicError, KeyboardInterrupt):  # a second Ctrl-C, too
             return self.may_still_run
+
+    def _end_through(self, through: Self, number: ConnectionId) -> str:
+        running, give_up, sent = self._running(number), time.monotonic() + DEADLINE, False
+        while through.query(query("running"), running, deadline=DEADLINE).rows:
+            if time.monotonic() > give_up:
+                return self.may_still_run
+            if not sent:
+                through.query(f"KILL TIDB CONNECTION {int(number)}", deadline=DEADLINE)
+                sent = True
+            time.sleep(_POLL)
+        return ""
+
+    def _running(self, number: ConnectionId) -> dict[str, object]:
+        return {"connection_id": int(number), "token": f"%{self.token}%"}
 
     @property
     def may_still_run(self) -> str:
@@ -251,7 +271,7 @@ class Connection:
 
     def _end_statement(self, number: ConnectionId, *, forward: bool) -> str:
         driver = open_driver(self.settings, _CLEANUP)
-        running = {"connection_id": int(number), "token": f"%{self.token}%"}
+        running = self._running(number)
         with driver, Deadline(driver, 2 * _CLEANUP):
             ((other,),) = driver.ask("SELECT CONNECTION_ID()").rows
             if not driver.ask(query("running"), running).rows:
@@ -266,7 +286,7 @@ class Connection:
                 return f"Our statement on connection {int(number)} is on another instance: a KILL was sent there."
             driver.ask(f"KILL TIDB CONNECTION {int(number)}")
             while driver.ask(query("running"), running).rows:
-                time.sleep(0.02)
+                time.sleep(_POLL)
             return ""
 
 

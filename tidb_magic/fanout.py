@@ -188,10 +188,12 @@ class _Reading:
         self._problem = f"The cluster's own list did not answer within {self._spent():.3g} s."
         link.troubled()
         connection.close()
-        if link.where(connection) in self._unresponsive:
+        here = link.where(connection)
+        if here in self._unresponsive:
             self._left = connection.may_still_run
         else:
-            self._left = connection.end_statement(forward=False)
+            through = link.kept(here) if here else None
+            self._left = connection.end_statement(forward=False, through=through)
         self._ask_apart()
 
     def _ask_apart(self) -> None:

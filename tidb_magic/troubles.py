@@ -25,7 +25,7 @@ _NO_WRITES = (
     "{message} (error {code}): tidb_super_read_only or tidb_restricted_read_only is ON, which refuses KILL. A user with"
     " RESTRICTED_REPLICA_WRITER_ADMIN may still send it."
 )
-_GAVE_UP = "{name} gave up by its deadline ({message}). Nothing is left running."
+_GAVE_UP = "{name} ended our statement by its deadline ({message})."
 # What an error of a login means; others say that nobody answers there.
 _LOGIN: Mapping[int, tuple[type[ConnectError], str]] = {
     ER.ACCESS_DENIED_ERROR: (AuthenticationError, _REFUSED),
