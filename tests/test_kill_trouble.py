@@ -12,7 +12,7 @@ import pytest
 
 import tidb_magic
 from tests.clients import LONG, LONG_SELECT, OTHER_WORK, Client, eventually
-from tests.test_kill import only
+from tests.test_kill import INTERRUPTED, only
 from tests.test_kill_identity import kills, row_of
 from tidb_magic import Cluster
 from tidb_magic.errors import DeadlineError, Interrupted
@@ -140,13 +140,34 @@ def test_a_session_on_a_frozen_instance_is_unreachable_and_nothing_happens_when_
         assert only(report)["OUTCOME"] == "unreachable"
         assert only(report)["INSTANCE"] == fragile.status_address(2)
         assert spent < deadline + OTHER_WORK
+        no_greeting = f"{fragile.status_address(2)} did not respond."
+        no_answer = f"{fragile.status_address(2)} did not answer on an open connection: it is frozen or overloaded."
+        assert only(report)["REASON"].startswith(no_answer if known else no_greeting)
         spent, report = timed(lambda: cluster.kill(listed, query=query))
         assert only(report)["OUTCOME"] == "unreachable"
+        assert "accepted the connection and sent no greeting within" in only(report)["REASON"]
         assert spent < deadline + OTHER_WORK
         assert kills(every_statement) == []
         fragile.resume(2)
         assert still_runs(fragile, client, 2)
         assert only(cluster.kill([client.id], query=query))["OUTCOME"] == ("interrupted" if query else "killed")
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_kill_waits_for_an_instance_that_responds_late(
+    fragile: Playground, cluster: Cluster, running: Any, known: bool
+) -> None:
+    """As on a cluster whose CPUs are saturated."""
+    with Client(fragile, 2) as client:
+        running(client.start(LONG_SELECT.format("late")))
+        if known:
+            assert only(cluster.plan([client.id]))["OUTCOME"] == "planned"
+        fragile.freeze(2)
+        wake = threading.Timer(2.5, fragile.resume, [2])
+        wake.start()
+        assert only(cluster.kill([client.id], query=True, deadline=LONG))["OUTCOME"] == "interrupted"
+        wake.join()
+        assert client.error_code() == INTERRUPTED
 
 
 @pytest.mark.product_deadlines
@@ -159,7 +180,7 @@ def test_a_session_on_a_frozen_instance_is_unreachable_by_forwarding_too(
         spent, report = timed(lambda: forwarding.kill([client.id]))
         assert only(report)["OUTCOME"] == "unreachable"
         assert only(report)["INSTANCE"] == fragile.status_address(2)
-        assert f"{fragile.status_address(2)} did not say" in only(report)["REASON"]
+        assert f"{fragile.status_address(2)} did not answer through" in only(report)["REASON"]
         assert spent < deadline + OTHER_WORK
         assert kills(every_statement) == []
         fragile.resume(2)

@@ -15,7 +15,7 @@ from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 
 import tidb_magic
-from tests.clients import LONG, OTHER_WORK, Client, eventually, wait_for_right
+from tests.clients import LONG, OTHER_WORK, Client, Gate, eventually, wait_for_right
 from tidb_magic import Cluster, KillReport, aftermath
 from tidb_magic.errors import Interrupted, OptionError
 from tidb_magic.lockforest import LockForest
@@ -321,6 +321,29 @@ def test_a_deadlock_that_tidb_resolved_is_told_and_there_is_nothing_to_kill(
         assert abs(mine["OCCUR_TIME"].iloc[-1].timestamp() - began) < 60
         assert re.search(r"\d+ deadlocks? remembered, which TiDB resolved: nothing to kill\.", repr(forest))
         assert "test.mutual row 1" in repr(forest)
+
+
+def test_who_waits_for_a_user_level_lock_stands_behind_it(
+    playground: Playground, cluster: Cluster, running: Any
+) -> None:
+    with Gate(playground) as gate, Client(playground, 1) as first, Client(playground, 2) as second:
+        asks = gate.statement("waits")
+        for client in (first, second):
+            running(client.start(asks))
+        lock = f"user-level lock gate {gate.id} 0"
+
+        def both() -> LockForest | None:
+            forest = cluster.locks()
+            waits = forest.waits[forest.waits["HOLDER"] == lock]
+            return forest if set(waits["WAITER_ID"]) == {first.id, second.id} else None
+
+        forest = eventually(both)
+        assert list(forest.waits["LOCK"].unique()) == [lock]
+        assert len(forest.roots) == 0
+        assert len(forest.waits) == 2
+        assert "1 user-level lock of sessions that TiDB does not name" in repr(forest)
+        assert "such locks end within 20 s" not in repr(forest)
+        assert lock in forest._repr_html_()
 
 
 def test_times_are_right_in_another_time_zone(playground: Playground) -> None:

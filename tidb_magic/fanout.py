@@ -99,7 +99,7 @@ class _Asked:
     checked: bool = False
     responds: bool = False
     answer: list[Result] | None = None
-    problem: TidbMagicError | None = None
+    problem: Exception | None = None
 
 
 class _Reading:
@@ -121,6 +121,7 @@ class _Reading:
         self._dropped = threading.Event()  # the cluster's own list was given up
         self._apart = threading.Event()  # each instance is asked by itself
         self._over = threading.Event()
+        self._decided = threading.Event()  # one of these two
         self._apart_since = self._began
         self._first: float | None = None  # when the first instance answered
         self._pd_asked: float | None = None
@@ -132,6 +133,7 @@ class _Reading:
     def end(self) -> None:
         """Let the threads go that only wait."""
         self._over.set()
+        self._decided.set()
         self._progress.clear()
 
     # -- the whole cluster in one statement --------------------------------------------------------------------
@@ -164,7 +166,7 @@ class _Reading:
         link = self._link
         link.start(self._supervise, connection)
         results = self._ask(connection, None, self._give_up)
-        self._over.set()
+        self.end()
         warnings = [warning for result in results for warning in result.warnings]
         if warnings:
             link.troubled()
@@ -200,6 +202,7 @@ class _Reading:
         self._apart_since = time.monotonic()
         self._accept = self._apart_since + self._deadline
         self._apart.set()
+        self._decided.set()
 
     def _held_up(self) -> bool:
         """Tell whether the cluster's own list waits for an instance or PD that does not respond, or takes too long."""
@@ -243,6 +246,9 @@ class _Reading:
         self._link.check()
         self._ask_instances()
         now = time.monotonic()
+        for one in list(self._asked.values()):
+            if one.problem is not None and not isinstance(one.problem, TidbMagicError):
+                raise one.problem
         pending = {name for name, one in list(self._asked.items()) if one.answer is None and one.problem is None}
         if not self._answers():
             refused = any(isinstance(one.problem, ServerError) for one in list(self._asked.values()))
@@ -313,7 +319,7 @@ class _Reading:
                 return
         try:
             asked.answer = self._answer(name, asked)
-        except TidbMagicError as error:
+        except Exception as error:  # noqa: BLE001 (it is raised where it was asked for)
             asked.problem = error
         finally:
             turn.release()
@@ -338,9 +344,9 @@ class _Reading:
             raise AuthenticationError(link.refusal)
         connection = link.reach(asked.instance, time_left(self._give_up))
         asked.responds = True
-        while not self._apart.wait(_POLL):
-            if self._over.is_set():
-                return None
+        self._decided.wait()
+        if not self._apart.is_set():
+            return None
         if connection.busy:  # with the question for PD
             connection = link.reach(asked.instance, time_left(self._give_up))
         try:

@@ -106,8 +106,8 @@ class Group:
 
     def _silent(self) -> str:
         if self.ways and self.ways[-1].forwards:
-            return f"{self._place} did not say through another instance what its sessions do."
-        return f"{self._place} did not say what its sessions do."
+            return f"{self._place} did not answer through {self.ways[-1].connection.settings.address}."
+        return f"{self._place} did not answer on an open connection: it is frozen or overloaded."
 
     # -- before the KILL ---------------------------------------------------------------------------------------
 

@@ -21,10 +21,11 @@ _DEADLOCKS_SHOWN = 5
 
 @dataclass(frozen=True)
 class Unlisted:
-    """Somebody who is no session of the list, and why."""
+    """What holds or waits for a lock and is no session of the list, and why; a `lasting` lock has no time to live."""
 
     text: str
     why: str
+    lasting: bool = False
 
 
 Somebody = tuple[str, int] | Unlisted  # a session by INSTANCE and ID
@@ -180,7 +181,14 @@ class LockForest:
         nobody = "Nobody waits" if self.complete else "Nobody was seen to wait"
         said = f"{counted(waiting, 'session')} {'waits' if waiting == 1 else 'wait'}{behind}" if waiting else nobody
         lines = [self.frame.taken(said)]
-        if lone := sum(standing.root and standing.session is None for standing in self._standings):
+        alone = [one.branch.name for one in self._standings if one.root and one.session is None]
+        if lasting := sum(isinstance(one, Unlisted) and one.lasting for one in alone):
+            named = counted(lasting, "user-level lock")
+            lines.append(
+                f"{named} of sessions that TiDB does not name: IS_USED_LOCK returns the id only in the session itself."
+                " It ends with RELEASE_LOCK, or with its session."
+            )
+        if lone := len(alone) - lasting:
             is_ = "is no session" if lone == 1 else "are no sessions"
             lines.append(f"{lone} more that others wait for {is_}: nothing to kill there; such locks end within 20 s.")
         if len(self.roots):

@@ -1,8 +1,10 @@
 """Who blocks whom: waits for locks, and DDL that waits for transactions, joined to the sessions."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from typing import Any
 
 import pandas as pd
 
@@ -115,15 +117,18 @@ def stand(listed: ProcessList, besides: Sequence[Sequence[Result]], asked: Waits
     def somebody(number: int) -> Somebody:
         return owners.get(number) or Unlisted(f"transaction {number}", why)
 
-    found = []
-    for waiter, holder, what in _lock_waits(asked.waits):
-        if waiter == holder:
-            continue
+    def waits_for(waiter: int, holder: int, what: str, user_lock: str | None) -> list[Wait]:
+        if user_lock is not None:
+            return _user_lock_waits(user_lock, somebody(waiter), sessions)
         transaction, session_ = open_ones.get(waiter), sessions.get(somebody(waiter))
-        if transaction is None or transaction.state in _WAITING:  # else it went on in between
-            found.append(Wait(somebody(waiter), somebody(holder), LOCK, what, _since(transaction, session_)))
+        if transaction is not None and transaction.state not in _WAITING:
+            return []  # it went on in between
+        return [Wait(somebody(waiter), somebody(holder), LOCK, what, _since(transaction, session_))]
+
+    found = [wait for one in _lock_waits(asked.waits) if one[0] != one[1] for wait in waits_for(*one)]
     if asked.jobs is not None:
         found += _ddl_waits(asked.jobs, sessions, held, ended)
+    found = list(dict.fromkeys(found))  # TiDB waits for a user-level lock by one transaction after the other
     found.sort(key=lambda wait: -(wait.seconds or 0))
     alone = [(one, one) for one, transaction in held.items() if transaction.state == "LockWaiting"]
     waits: dict[Somebody, list[Wait]] = {}
@@ -159,10 +164,40 @@ def _transactions(result: Result) -> Iterator[tuple[int, OpenTransaction]]:
         yield number, OpenTransaction(state, keys or 0, size or 0, max(age, 0) / _MICROSECONDS, waits, ids)
 
 
-def _lock_waits(results: Sequence[Result]) -> list[tuple[int, int, str]]:
-    """Return each wait once: every instance lists those of the whole cluster, and its own twice."""
+def _lock_waits(results: Sequence[Result]) -> list[tuple[int, int, str, str | None]]:
+    """Return each wait once: every instance lists those of the whole cluster, and its own twice.
+
+    The last value is the name of a user-level lock.
+    """
     rows = (row for result in results for row in result.rows)
-    return list(dict.fromkeys((waiter, holder, locked(info, key)) for waiter, holder, info, key in rows))
+    return list(
+        dict.fromkeys((waiter, holder, locked(info, key), _user_lock(info)) for waiter, holder, info, key in rows)
+    )
+
+
+def _user_lock(info: str | None) -> str | None:
+    """Return the name of the lock if it is one of GET_LOCK, which TiDB keeps as rows of a table (8.5.6, measured).
+
+    >>> _user_lock('{"db_name":"mysql","table_name":"advisory_locks","index_values":["nightly"]}')
+    'nightly'
+    """
+    known = _key_info(info)
+    names = known.get("index_values")
+    table = known.get("db_name"), known.get("table_name")
+    return str(names[0]) if table == ("mysql", "advisory_locks") and isinstance(names, list) and names else None
+
+
+def _user_lock_waits(name: str, waiter: Somebody, sessions: Mapping[Somebody, Session]) -> list[Wait]:
+    """Return which sessions wait for a user-level lock, as far as their statements tell; its waiter is TiDB's own."""
+    asks = re.compile(rf"GET_LOCK\s*\(\s*(['\"]){re.escape(name)}\1", re.IGNORECASE)
+    lock = f"user-level lock {name}"
+    holder = Unlisted(lock, "held by GET_LOCK of a session that TiDB does not name", lasting=True)
+    waiters = {
+        one: session.time for one, session in sessions.items() if session.runs and asks.search(session.info or "")
+    }
+    return [Wait(one, holder, LOCK, lock, float(seconds)) for one, seconds in waiters.items()] or [
+        Wait(waiter, holder, LOCK, lock)
+    ]
 
 
 def _since(transaction: OpenTransaction | None, session: Session | None) -> float | None:
@@ -182,11 +217,8 @@ def locked(info: str | None, key: str) -> str:
     >>> locked(None, "7480000000000000FF")
     'key 7480000000000000FF'
     """
-    try:
-        known = json.loads(info or "")
-    except ValueError:
-        known = None
-    if not isinstance(known, dict) or not {"table_name", "table_id"} & known.keys():
+    known = _key_info(info)
+    if not {"table_name", "table_id"} & known.keys():
         return f"key {key}"
     table = (
         f"{known.get('db_name', '')}.{known['table_name']}" if "table_name" in known else f"table {known['table_id']}"
@@ -198,6 +230,15 @@ def locked(info: str | None, key: str) -> str:
     if "index_name" in known:
         return f"{table} index {known['index_name']} ({', '.join(map(str, known.get('index_values') or ()))})"
     return f"{table} index {known['index_id']}" if "index_id" in known else table
+
+
+def _key_info(info: str | None) -> dict[str, Any]:
+    """Return what KEY_INFO says; nothing if it is not as it is on 8.5.6."""
+    try:
+        known = json.loads(info or "")
+    except ValueError:
+        return {}
+    return known if isinstance(known, dict) else {}
 
 
 def _ddl_waits(

@@ -17,17 +17,23 @@ class Line:
         )
         self._shown = person and threading.current_thread() is threading.main_thread()
         self._text = ""
+        self._lock = threading.Lock()
 
     def show(self, text: str) -> None:
         """Show this text in the place of the one before."""
-        if self._shown and text != self._text:
-            sys.stderr.write(f"\r{text.ljust(len(self._text))}")
-            sys.stderr.flush()
-            self._text = text
+        with self._lock:
+            if self._shown and text != self._text:
+                self._write(f"\r{text.ljust(len(self._text))}")
+                self._text = text
 
     def clear(self) -> None:
-        """Take the line away."""
-        if self._text:
-            self.show("")
-            sys.stderr.write("\r")
-            sys.stderr.flush()
+        """Take the line away, for good."""
+        with self._lock:
+            if self._text:
+                self._write(f"\r{' ' * len(self._text)}\r")
+            self._shown, self._text = False, ""
+
+    @staticmethod
+    def _write(text: str) -> None:
+        sys.stderr.write(text)
+        sys.stderr.flush()
