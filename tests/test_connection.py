@@ -15,7 +15,7 @@ import tidb_magic
 from tests.clients import Client, eventually
 from tidb_magic import ConnectionId, link
 from tidb_magic.connection import CONNECT_TIMEOUT, Connection
-from tidb_magic.driver import Driver, Result
+from tidb_magic.driver import Deadline, Driver, Result
 from tidb_magic.errors import (
     AuthenticationError,
     ConnectError,
@@ -120,6 +120,13 @@ def test_a_server_that_accepts_and_never_greets_is_given_up(monkeypatch: pytest.
     ):
         tidb_magic.connect(f"mysql://root@127.0.0.1:{silent.getsockname()[1]}")
     assert 0.3 <= time.monotonic() - began < CONNECT_TIMEOUT
+
+
+def test_where_the_drivers_own_limit_comes_first_the_words_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Deadline, "__enter__", lambda deadline: deadline)
+    monkeypatch.setattr(link, "CONNECT_TIMEOUT", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(ConnectError, match="sent no greeting"):
+        tidb_magic.connect(f"mysql://root@127.0.0.1:{silent.getsockname()[1]}")
 
 
 def test_a_server_that_freezes_in_the_tls_handshake_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -378,7 +378,8 @@ def open_driver(settings: Settings, timeout: float, opening: Callable[[Driver], 
     except KeyboardInterrupt:
         problem = Interrupted("No connection was opened.")
     except Exception as error:  # noqa: BLE001 (whatever it is, its traceback holds the password)
-        late = (limit and limit.passed) or isinstance(getattr(error, "original_exception", error), TimeoutError)
+        causes = (error, error.__context__, getattr(error, "original_exception", None))
+        late = (limit and limit.passed) or any(isinstance(cause, TimeoutError) for cause in causes)
         problem = _timeout_error(settings, driver, timeout) if driver and late else connect_error(settings, error)
         problem.__cause__ = bare(error)
     else:
