@@ -201,7 +201,7 @@ def test_a_proof_that_is_not_to_be_had_is_refused(
 ) -> None:
     with Client(no_global_kill, 1) as client:
         listed = row_of_namesake(cluster, client)
-        monkeypatch.setattr(ways, "marked", lambda *_, **__: [])
+        monkeypatch.setattr(ways, "each_once", lambda _: [])
         row = only(cluster.kill(listed))
         assert row["OUTCOME"] == "refused"
         assert "the cluster's list has that one nowhere" in row["REASON"]

@@ -88,6 +88,31 @@ def gather(link: Link, ask: Ask, deadline: float) -> Gathered:
         reading.end()
 
 
+def ask_cluster(link: Link, ask: Ask, deadline: float) -> list[Result]:
+    """Ask the whole cluster in one statement, or not at all.
+
+    As `gather`: where every instance responds it is waited for, and an instance that does not costs the deadline.
+
+    Raises
+    ------
+    DeadlineError
+        It did not answer.
+    ConnectError
+        Not every instance answered, or the connection was lost.
+    NotConnectedError, ServerError, Interrupted
+    """
+    reading = _Reading(link, ask, deadline, patience=1 if link.silent else PATIENCE, each=False)
+    try:
+        whole = reading.read_whole()
+    finally:
+        reading.end()
+    if whole is None:
+        raise DeadlineError(reading.problem or _NO_LIST)
+    if not whole.complete:
+        raise ConnectError("Not every instance answered.")
+    return whole.parts[0]
+
+
 @dataclass
 class _Asked:
     """One instance in a reading: whether it responds, and its answer or what went wrong.
@@ -110,11 +135,13 @@ class _Reading:
     goes on after the reading, and a late answer makes the instance responsive again.
     """
 
-    def __init__(self, link: Link, ask: Ask, deadline: float) -> None:
-        self._link, self._ask, self._deadline = link, ask, deadline
+    def __init__(self, link: Link, ask: Ask, deadline: float, *, patience: int = PATIENCE, each: bool = True) -> None:
+        self._link, self._ask, self._deadline, self._patience = link, ask, deadline, patience
+        self._each = each  # whether the instances may be asked by themselves
+        self._in_trouble = link.trouble
         self._began = time.monotonic()
         self._accept = self._began + deadline  # from then on an incomplete answer is accepted
-        self._give_up = self._began + PATIENCE * deadline
+        self._give_up = self._began + patience * deadline
         self._unresponsive = set(link.silent)
         self._asked: dict[str, _Asked] = {}
         self._changed = threading.Condition()
@@ -126,7 +153,7 @@ class _Reading:
         self._first: float | None = None  # when the first instance answered
         self._pd_asked: float | None = None
         self._pd_answered = False
-        self._problem = ""  # why the cluster's own list could not be read
+        self.problem = ""  # why the cluster's own list could not be read
         self._left = ""  # what of ours may still run
         self._progress = progress.Line()
 
@@ -145,7 +172,7 @@ class _Reading:
             was_open = link.open
             try:
                 connection = link.connection(within=self._deadline)
-                if link.trouble:  # found when the connection was opened again
+                if link.trouble and not self._in_trouble:  # found when the connection was opened again
                     return None
                 return self._whole(connection)
             except (AuthenticationError, NotTidbError):
@@ -154,10 +181,10 @@ class _Reading:
                 if self._dropped.is_set():
                     return None
                 if last or not was_open:
-                    self._problem = str(error)
+                    self.problem = str(error)
                     break  # else it was lost while it was not used
             except DeadlineError as error:  # the server's own, or that of another thread's statement
-                self._problem = str(error)
+                self.problem = str(error)
                 break
         link.troubled()
         return None
@@ -187,7 +214,7 @@ class _Reading:
         link = self._link
         self._dropped.set()
         self._unresponsive = {name for name in self._asked.keys() - self._responding() if self._known(name)}
-        self._problem = f"The cluster's own list did not answer within {self._spent():.3g} s."
+        self.problem = f"The cluster's own list did not answer within {self._spent():.3g} s."
         link.troubled()
         connection.close()
         here = link.where(connection)
@@ -196,7 +223,8 @@ class _Reading:
         else:
             through = link.kept(here) if here else None
             self._left = connection.end_statement(forward=False, through=through)
-        self._ask_apart()
+        if self._each:
+            self._ask_apart()
 
     def _ask_apart(self) -> None:
         self._apart_since = time.monotonic()
@@ -278,7 +306,7 @@ class _Reading:
             said = f"No instance answered within {self._spent():.3g} s."
             raise DeadlineError(" ".join(filter(None, [said, self._left, *sentences])))
         link.note_silent({name: why for name, why in reasons.items() if name not in refused})
-        remarks = [f"{self._problem or _NO_LIST} Each instance was read by itself.", *filter(None, [self._left])]
+        remarks = [f"{self.problem or _NO_LIST} Each instance was read by itself.", *filter(None, [self._left])]
         if roll.pd_silent:
             remarks.append("PD does not answer, so who is registered now is not known; our question ends within 6 s.")
         elif not roll.certain:
@@ -390,5 +418,5 @@ class _Reading:
         if self._spent() > self._deadline and not self._answers():
             self._progress.show(
                 f"No instance has answered for {self._spent():.0f} s. Still waiting"
-                f" ({PATIENCE * self._deadline:g} s at most); interrupt to stop."
+                f" ({self._patience * self._deadline:g} s at most); interrupt to stop."
             )

@@ -132,7 +132,13 @@ def instances(connection: Connection, *, deadline: float = _DEADLINE) -> tuple[I
     return ()
 
 
-def marked(connection: Connection, column: str, mark: str, *, deadline: float = _DEADLINE) -> list[tuple[str, int]]:
+def ask_marked(connection: Connection, column: str, mark: str, *, deadline: float) -> Result:
+    """Ask for INSTANCE and ID of the sessions whose column is like that mark, in the whole cluster."""
+    args = {"mark": mark, "milliseconds": hint(deadline)}
+    return connection.query(query("marked", column=column), args, deadline=deadline, leave=True)
+
+
+def marked(connection: Connection, column: str, mark: str, *, deadline: float) -> list[tuple[str, int]]:
     """Return INSTANCE and ID of the sessions whose column is like that mark, in the whole cluster.
 
     Raises
@@ -140,10 +146,14 @@ def marked(connection: Connection, column: str, mark: str, *, deadline: float = 
     ConnectError
         Not every instance answered.
     """
-    args = {"mark": mark, "milliseconds": hint(deadline)}
-    answer = connection.query(query("marked", column=column), args, deadline=deadline, leave=True)
+    answer = ask_marked(connection, column, mark, deadline=deadline)
     if answer.warnings:
         raise ConnectError("Not every instance answered.")
+    return each_once(answer)
+
+
+def each_once(answer: Result) -> list[tuple[str, int]]:
+    """Return the rows of `ask_marked`, each once: a restarted instance lists its sessions twice."""
     return list(dict.fromkeys((name, number) for name, number in answer.rows))
 
 

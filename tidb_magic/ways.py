@@ -8,11 +8,12 @@ from dataclasses import dataclass, field, replace
 
 from tidb_magic.connection import Connection
 from tidb_magic.connection_id import ConnectionId
-from tidb_magic.driver import time_left
+from tidb_magic.driver import Result, time_left
 from tidb_magic.errors import ConnectError, ConnectTimeoutError, DeadlineError, ServerError, TidbMagicError
+from tidb_magic.fanout import ask_cluster
 from tidb_magic.link import Link
 from tidb_magic.queries import query
-from tidb_magic.routing import Instance, Route, granted, instances, marked, rights, running
+from tidb_magic.routing import Instance, Route, ask_marked, each_once, granted, instances, marked, rights, running
 from tidb_magic.sessions import ANYTHING, Condition, Look, look
 from tidb_magic.targets import Outcome
 
@@ -208,13 +209,17 @@ def _prove(link: Link, connection: Connection, place: Place, within: float) -> N
     if connection.proven == place.name and link.stays(connection):
         return
     give_up = time.monotonic() + within
+
+    def ask(main: Connection, _: str | None, until: float) -> list[Result]:
+        column, mark = ("INFO", running(main)) if connection is main else ("SESSION_ALIAS", connection.alias)
+        return [ask_marked(main, column, mark, deadline=time_left(until))]
+
     try:
         main = link.connection(within=within)
-        if connection is main:
-            found = marked(main, "INFO", running(main), deadline=time_left(give_up))
-        elif "SESSION_ALIAS" in connection.columns:
-            connection.query(query("identify"), deadline=time_left(give_up))  # else one that was lost is nowhere
-            found = marked(main, "SESSION_ALIAS", connection.alias, deadline=time_left(give_up))
+        if connection is main or "SESSION_ALIAS" in connection.columns:
+            if connection is not main:
+                connection.query(query("identify"), deadline=time_left(give_up))  # else one that was lost is nowhere
+            found = each_once(ask_cluster(link, ask, within)[0])
         else:
             found = _while_it_runs(main, connection, give_up)
     except DeadlineError as error:
