@@ -143,6 +143,28 @@ def test_a_kill_is_of_the_rows_that_were_seen_also_after_a_refresh(
     assert browser.hears("planned")["error"] == "This list is not remembered any more: refresh it first."
 
 
+def test_a_refresh_that_is_asked_for_while_the_list_is_read_is_not_lost(browser: Browser, table: SessionTable) -> None:
+    """The browser waits for its answer. Those who ask while one waits already share its reading."""
+    read, began, go_on = table._again, list[float](), threading.Event()
+
+    def slowly(*args: Any, **options: Any) -> Any:
+        began.append(time.monotonic())
+        go_on.wait()
+        return read(*args, **options)
+
+    table._again = slowly
+    before = table.snapshot["version"]
+    browser.say("refresh")
+    eventually(lambda: began)
+    for _ in range(3):
+        browser.say("refresh")
+    eventually(table._next.locked)
+    go_on.set()
+    eventually(lambda: table.snapshot["version"] == before + 2)
+    eventually(lambda: not [one for one in table._threads if one.is_alive()])
+    assert len(began) == 2
+
+
 def test_what_is_no_row_of_the_list_is_not_killed(browser: Browser, playground: Playground, running: Any) -> None:
     with Client(playground, 2) as later:
         running(later.start(LONG_SELECT.format("later")))

@@ -123,6 +123,7 @@ class SessionTable(anywidget.AnyWidget):
         self._settings = settings
         self._rights = cluster.rights
         self._refreshing = threading.Lock()
+        self._next = threading.Lock()  # held while one waits for its turn to read
         self._frames: OrderedDict[int, ProcessList] = OrderedDict()
         whole = isinstance(shown, LockForest) or len(frame) == origin.rows
         self._only = None if whole else set(_keys(frame))  # a slice stays one when it is read again
@@ -286,9 +287,14 @@ class SessionTable(anywidget.AnyWidget):
     # -- read again --------------------------------------------------------------------------------------------
 
     def _refresh(self, _said: object = None) -> bool:
-        """Read the list again, unless that is under way. Return whether that worked."""
-        if not self._refreshing.acquire(blocking=False):
-            return True
+        """Read the list again, after a reading that is under way. Return whether that worked."""
+        if not self._next.acquire(blocking=False):
+            return True  # another one waits to read: it reads later than now
+        with self._refreshing:
+            self._next.release()
+            return self._read_again()
+
+    def _read_again(self) -> bool:
         try:
             cluster = self._reader = self._twin(f"list {id(self)}")
             shown = self._again(cluster, deadline=self._deadline)
@@ -307,10 +313,7 @@ class SessionTable(anywidget.AnyWidget):
             if not self._ended.is_set():
                 self.trouble = str(error) if known else f"{type(error).__name__}: {first_line(error)}"
             return False
-        else:
-            return True
-        finally:
-            self._refreshing.release()
+        return True
 
     def _look_for_waiters(self) -> None:
         """Add to what is shown how many wait for locks, which is asked when the list is there already."""
