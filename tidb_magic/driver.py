@@ -115,7 +115,7 @@ class Driver(_Connection):
     def stage(self) -> str:
         """How far a connection got that is being opened, in words."""
         if self.greeted:
-            return "greeted us and did not log us in"
+            return "greeted us and then did not answer"
         return "accepted the connection and sent no greeting" if self.accepted else "did not accept the connection"
 
     def _get_server_information(self) -> None:

@@ -27,7 +27,8 @@ from tidb_magic.sessions import silent
 PATIENCE = 10  # deadlines: while no instance has answered, the first answer is waited for that long
 _CHECK = 0.25  # of the deadline: after that time the instances are checked for whether they respond
 _SLOW = 2  # deadlines after which the cluster's own list is given up though every instance responds
-_SPREAD = 4  # times as long as for the first answer the others are waited for
+_SPREAD = 4  # times as long as the latest answer took the others are waited for
+_PD_SPREAD = 10  # times as long as an instance took to respond PD is waited for, which is asked through one
 _POLL = 0.05  # seconds; a change is noticed at once, a moment that passes after that time
 _NO_LIST = "The cluster's own list does not answer."
 
@@ -150,7 +151,8 @@ class _Reading:
         self._over = threading.Event()
         self._decided = threading.Event()  # one of these two
         self._apart_since = self._began
-        self._first: float | None = None  # when the first instance answered
+        self._answered = 0  # instances
+        self._slowest = 0.0  # seconds that an instance took to respond
         self._pd_asked: float | None = None
         self._pd_answered = False
         self.problem = ""  # why the cluster's own list could not be read
@@ -239,7 +241,13 @@ class _Reading:
             return False
         if self._link.registered().keys() - responding or now > self._began + _SLOW * self._deadline:
             return True
-        return not self._pd_answered and self._pd_asked is not None and now > self._pd_asked + self._deadline
+        return not self._pd_answered and self._pd_late(now)
+
+    def _pd_late(self, now: float) -> bool:
+        return self._pd_asked is not None and now > min(self._pd_asked + self._pd_limit(), self._give_up)
+
+    def _pd_limit(self) -> float:
+        return max(self._deadline, _PD_SPREAD * self._slowest)
 
     def _responding(self) -> set[str]:
         return {name for name, one in list(self._asked.items()) if one.responds or self._link.greeted(name)}
@@ -281,14 +289,14 @@ class _Reading:
         if not self._answers():
             refused = any(isinstance(one.problem, ServerError) for one in list(self._asked.values()))
             return not pending or now > self._give_up or (refused and not pending - self._unresponsive)
-        if self._first is None:  # the cluster is overloaded where this took long: the others get longer, too
-            self._first = now
+        if len(self._answers()) > self._answered:  # where an answer takes long the others get longer, too
+            self._answered = len(self._answers())
             self._accept = max(self._accept, self._apart_since + _SPREAD * (now - self._apart_since))
         if pending - self._unresponsive and now < min(self._accept, self._give_up):
             return False
         if self._link.roll.pd_silent or self._pd_answered:
             return True
-        return self._pd_asked is not None and now > self._pd_asked + self._deadline
+        return self._pd_late(now)
 
     def _gathered(self) -> Gathered:
         link, answers, roll = self._link, self._answers(), self._link.roll
@@ -364,7 +372,7 @@ class _Reading:
 
     def _attempt(self, name: str, asked: _Asked) -> list[Result] | None:
         """Ask an instance as soon as it is to be asked; return None if that is not necessary any more."""
-        link = self._link
+        link, began = self._link, time.monotonic()
         if not self._apart.is_set() and (kept := link.kept(name)):
             asked.checked = True
             kept.query(query("identify"), deadline=time_left(self._give_up), leave=True)
@@ -372,6 +380,7 @@ class _Reading:
             raise AuthenticationError(link.refusal)
         connection = link.reach(asked.instance, time_left(self._give_up))
         asked.responds = True
+        self._slowest = max(self._slowest, time.monotonic() - began)
         self._decided.wait()
         if not self._apart.is_set():
             return None
@@ -399,7 +408,7 @@ class _Reading:
 
     def _call_the_roll(self, connection: Connection) -> None:
         try:
-            self._link.call(routing.instances(connection, deadline=self._deadline))
+            self._link.call(routing.instances(connection, deadline=self._pd_limit()))
             self._pd_answered = True
         except DeadlineError:
             if not self._over.is_set():

@@ -98,11 +98,20 @@ class Link:
         self.check()
         with self._opening:
             if not self._main.open:
-                self._main = self._open(CONNECT_TIMEOUT if within is None else max(within, LEAST))
+                self._main = self._spare() or self._open(CONNECT_TIMEOUT if within is None else max(within, LEAST))
                 if self._closed.is_set():  # meanwhile, by another thread
                     self._main.close()
                     self.check()
             return self._main
+
+    def _spare(self) -> Connection | None:
+        """Return an idle connection to the same address, which was kept for its instance, if there is one."""
+        with self._lock:
+            here = (self.settings.host, self.settings.port)
+            idle = [one for one in self._owners if (one.settings.host, one.settings.port) == here and not one.busy]
+            spare = next((one for one in idle if one.open), None)
+            self._owners = [one for one in self._owners if one is not spare]
+            return spare
 
     def check(self) -> None:
         """Raise NotConnectedError if it was closed."""
@@ -163,8 +172,15 @@ class Link:
             self._threads = [*(one for one in self._threads if one.is_alive()), thread]
             thread.start()
 
-    def _connect(self, settings: Settings, within: float, wanted: str = "") -> Connection:
-        """Open a connection; `wanted` is the instance that is known to be there."""
+    def _connect(
+        self,
+        settings: Settings,
+        within: float,
+        wanted: str = "",
+        then: Callable[[Connection, float], object] | None = None,
+    ) -> Connection:
+        """Open a connection; `wanted` is the instance that is known to be there, `then` what belongs to opening it."""
+        give_up = time.monotonic() + within
         opened: list[Driver] = []
 
         def opening(driver: Driver) -> None:
@@ -173,6 +189,12 @@ class Link:
 
         try:
             connection = Connection(settings, within=max(within, LEAST), opening=opening)
+            try:
+                if then is not None:
+                    then(connection, time_left(give_up))
+            except BaseException:
+                connection.close()
+                raise
         except AuthenticationError as error:
             self.refusal = str(error)
             raise
@@ -224,6 +246,11 @@ class Link:
         connection = self._connect(self.settings, time_left(give_up))
         routing.introduce(connection, deadline=time_left(give_up))
         return connection
+
+    def _introduce(self, connection: Connection, within: float) -> None:
+        give_up = time.monotonic() + within
+        routing.introduce(connection, deadline=within)
+        self._find_name(connection, time_left(give_up))
 
     def _find_name(self, connection: Connection, within: float) -> None:
         """Find the INSTANCE of a connection in the cluster's list, where nothing else tells it."""
@@ -407,12 +434,9 @@ class Link:
     def _keep(self, settings: Settings, within: float, wanted: str) -> Connection:
         """Open a connection and keep it for the instance that it turns out to be on."""
         self.check()
-        give_up = time.monotonic() + within
-        connection = self._connect(settings, within, wanted if settings is not self.settings else "")
+        connection = self._connect(settings, within, wanted if settings is not self.settings else "", self._introduce)
         where = kept = None
         try:
-            routing.introduce(connection, deadline=time_left(give_up))
-            self._find_name(connection, time_left(give_up))
             with self._lock:
                 where = self.where(connection)
                 kept = self.kept(where) if where else None  # another thread can have been first
