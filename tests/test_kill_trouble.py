@@ -170,6 +170,19 @@ def test_a_kill_waits_for_an_instance_that_responds_late(
         assert client.error_code() == INTERRUPTED
 
 
+def test_a_look_that_takes_longer_than_the_deadline_is_waited_for_while_the_owner_responds(
+    fragile: Playground, cluster: Cluster, running: Any
+) -> None:
+    with Client(fragile, 2) as client:
+        running(client.start(LONG_SELECT.format("slowly")))
+        slowly = f"IF(ID = {client.id}, SLEEP(1.2), 0) = 0"
+        began = time.monotonic()
+        report = cluster.kill(user="root", match="/. slowly", where=slowly, query=True, deadline=0.5)
+        assert only(report)["OUTCOME"] == "interrupted"
+        assert time.monotonic() - began > 2 * 1.2
+        assert client.error_code() == INTERRUPTED
+
+
 @pytest.mark.product_deadlines
 def test_a_session_on_a_frozen_instance_is_unreachable_by_forwarding_too(
     fragile: Playground, forwarding: Cluster, deadline: float, running: Any, every_statement: list[str]

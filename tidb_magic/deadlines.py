@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 DEADLINE = 3.0  # seconds, unless a person sets another
+PATIENCE = 10  # deadlines that a statement has on an instance that responds, and a list while none has answered
+CHECK = 0.25  # of the deadline: after that time the instances are checked for whether they respond
 _IDLE = 0.25  # seconds after which the thread ends if nothing waits
 
 

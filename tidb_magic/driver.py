@@ -396,7 +396,7 @@ def open_driver(settings: Settings, timeout: float, opening: Callable[[Driver], 
 def _timeout_error(settings: Settings, driver: Driver, timeout: float) -> ConnectTimeoutError:
     why = "It is frozen or overloaded." if driver.accepted else "Is it up, and are host and port right?"
     problem = ConnectTimeoutError(f"{settings.named} {driver.stage} within {timeout:.3g} s. {why}")
-    problem.stage, problem.accepted = driver.stage, driver.accepted
+    problem.stage, problem.accepted, problem.greeted = driver.stage, driver.accepted, driver.greeted
     return problem
 
 

@@ -26,11 +26,11 @@ class ConnectError(TidbMagicError):
 class ConnectTimeoutError(ConnectError):
     """The server did not answer in time when you connected.
 
-    `stage` says how far the connection got; `accepted` is whether the server accepted it.
+    `stage` says how far the connection got: whether the server `accepted` it, and `greeted` us.
     """
 
     stage = ""
-    accepted = False
+    accepted = greeted = False
 
 
 class AuthenticationError(ConnectError):

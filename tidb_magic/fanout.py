@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from tidb_magic import progress, routing
 from tidb_magic.connection import Connection
+from tidb_magic.deadlines import CHECK, PATIENCE
 from tidb_magic.driver import Result, time_left
 from tidb_magic.errors import (
     AuthenticationError,
@@ -24,8 +25,6 @@ from tidb_magic.queries import query
 from tidb_magic.routing import Instance
 from tidb_magic.sessions import silent
 
-PATIENCE = 10  # deadlines: while no instance has answered, the first answer is waited for that long
-_CHECK = 0.25  # of the deadline: after that time the instances are checked for whether they respond
 _SLOW = 2  # deadlines after which the cluster's own list is given up though every instance responds
 _SPREAD = 4  # times as long as the latest answer took the others are waited for
 _PD_SPREAD = 10  # times as long as an instance took to respond PD is waited for, which is asked through one
@@ -204,7 +203,7 @@ class _Reading:
 
     def _supervise(self, connection: Connection) -> None:
         """Give up the cluster's own list when an instance or PD keeps it from answering."""
-        if self._over.wait(_CHECK * self._deadline):
+        if self._over.wait(CHECK * self._deadline):
             return
         self._ask_instances()
         while not self._held_up():

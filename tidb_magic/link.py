@@ -3,8 +3,8 @@
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from queue import Empty, SimpleQueue
 from weakref import WeakSet
@@ -12,12 +12,13 @@ from weakref import WeakSet
 from tidb_magic import routing
 from tidb_magic.connection import CONNECT_TIMEOUT, Connection, Own
 from tidb_magic.connection_id import ConnectionId
-from tidb_magic.deadlines import DEADLINE
+from tidb_magic.deadlines import CHECK, DEADLINE, PATIENCE, WATCHDOG
 from tidb_magic.driver import LEAST, Driver, time_left, wake
 from tidb_magic.errors import (
     AuthenticationError,
     ConnectError,
     ConnectTimeoutError,
+    DeadlineError,
     NotConnectedError,
     TidbMagicError,
 )
@@ -449,6 +450,44 @@ class Link:
         if where != wanted or kept is None:
             raise ConnectError(f"{settings.address} is on {where}.")
         return kept
+
+    @contextmanager
+    def patience(self, instance: Instance | None, connection: Connection, deadline: float) -> Iterator[float]:
+        """Give a statement on an instance `PATIENCE` deadlines while the instance responds, else one.
+
+        Whether it responds is found out by another connection, when the statement takes long.
+
+        Raises
+        ------
+        DeadlineError
+            It did not respond.
+        """
+        over, late = threading.Event(), threading.Event()
+
+        def check() -> None:
+            name = self.name(instance) if instance is not None else ""
+            responds = threading.Event()
+            if instance is not None:
+                self.start(self._respond, instance, PATIENCE * deadline, responds)
+            if not over.wait((1 - CHECK) * deadline) and not responds.is_set() and not self.greeted(name):
+                late.set()
+                connection.close()
+
+        watch = WATCHDOG.watch(CHECK * deadline, lambda: self.start(check))
+        try:
+            yield PATIENCE * deadline
+        except ConnectError:
+            if not late.is_set():
+                raise
+            raise DeadlineError(f"{connection.settings.address} did not answer within {deadline:.3g} s.") from None
+        finally:
+            over.set()
+            WATCHDOG.forget(watch)
+
+    def _respond(self, instance: Instance, within: float, responds: threading.Event) -> None:
+        with suppress(TidbMagicError):
+            self.reach(instance, within)
+            responds.set()
 
     # -- trouble -----------------------------------------------------------------------------------------------
 

@@ -3,11 +3,12 @@
 import threading
 import time
 from collections.abc import Collection
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 
 from tidb_magic.connection import Connection
 from tidb_magic.connection_id import ConnectionId
+from tidb_magic.deadlines import PATIENCE
 from tidb_magic.driver import Result, time_left
 from tidb_magic.errors import ConnectError, ConnectTimeoutError, DeadlineError, ServerError, TidbMagicError
 from tidb_magic.fanout import ask_cluster
@@ -57,9 +58,17 @@ class Way:
         self.number = self.connection.id
 
     def look(
-        self, ids: Collection[int], condition: Condition = ANYTHING, *, closely: bool = False, deadline: float
+        self,
+        ids: Collection[int],
+        condition: Condition = ANYTHING,
+        *,
+        closely: bool = False,
+        patient: bool = False,
+        deadline: float,
     ) -> Look:
         """Look at these sessions there, `closely` at their transactions too.
+
+        If `patient`, what takes longer than the deadline is waited for while the instance responds.
 
         Raises
         ------
@@ -69,7 +78,8 @@ class Way:
         """
         give_up = time.monotonic() + deadline
         name = None if self.forwards else self.name
-        seen = look(self.connection, ids, instance=name, condition=condition, closely=closely, deadline=deadline)
+        with self._patience(deadline) if patient and not self.forwards else nullcontext(deadline) as limit:
+            seen = look(self.connection, ids, instance=name, condition=condition, closely=closely, deadline=limit)
         if self.forwards:
             gone = set(ids) - seen.sessions.keys()
             if seen.own is None or (gone and not self._registered(deadline=time_left(give_up))):
@@ -78,6 +88,9 @@ class Way:
             self.connection.close()
             raise ConnectError(f"Our connection to {self.name} is not there any more.")
         return seen
+
+    def _patience(self, deadline: float) -> AbstractContextManager[float]:
+        return self.link.patience(_registered(self.link, self.place), self.connection, deadline)
 
     def _registered(self, *, deadline: float) -> bool:
         """Tell whether PD knows the instance: only those that are registered are asked for their sessions."""
@@ -144,9 +157,12 @@ def find_way(link: Link, place: Place, within: float) -> Way:
                 _prove(link, connection, place, time_left(give_up))
             break
         except TidbMagicError as error:
-            lost = connection is not None and not connection.open  # while nobody used it
-            if attempt == 2 or not lost:
+            lost = connection is not None and not connection.open  # while it was not used
+            slow = isinstance(error, DeadlineError) or (isinstance(error, ConnectTimeoutError) and error.greeted)
+            if attempt == 2 or not (lost or slow):
                 return _forward(link, place, within, error)
+            if slow:
+                give_up += (PATIENCE - 1) * within
     assert connection is not None  # noqa: S101 (for mypy)
     where = link.where(connection)  # also learns its name
     return Way(link, place, connection, Route.OWNER, connection.instance or place.name or where or str(place))
