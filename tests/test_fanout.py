@@ -401,6 +401,23 @@ def test_two_threads_that_look_for_the_same_instance_both_find_it(fragile: Playg
         assert all(one.open for one in found)
 
 
+def test_a_kept_connection_to_the_same_address_takes_the_place_of_a_lost_one(
+    fragile: Playground, cluster: Cluster
+) -> None:
+    """On a saturated cluster a new one takes seconds."""
+    link = cluster._link
+    main, here = link.connection(), link.registered()[fragile.status_address(0)]
+    with ThreadPoolExecutor(1) as executor:
+        asleep = executor.submit(main.query, "SELECT SLEEP(1)", deadline=LONG)
+        eventually(lambda: main.busy)
+        spare = link.reach(here, LONG)
+        assert spare is not main
+        asleep.result()
+    main.close()
+    assert link.connection() is spare
+    assert cluster.processlist().complete
+
+
 def test_one_instance_that_refuses_a_statement_is_named_and_the_others_are_read(
     fragile: Playground, cluster: Cluster
 ) -> None:

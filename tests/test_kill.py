@@ -208,6 +208,7 @@ def test_a_right_that_was_taken_away_counts_at_once(playground: Playground, user
     with Client(playground, 0) as root, Client(playground, 1, "joe", password=users["joe"]) as stranger:
         root.query(f"CREATE USER taken IDENTIFIED BY '{users['joe']}'")
         root.query("GRANT PROCESS, CONNECTION_ADMIN ON *.* TO taken")
+        wait_for_right(playground, "taken", users["joe"], "CONNECTION_ADMIN")
         try:
             with tidb_magic.connect(url, password=users["joe"]) as cluster:
                 assert only(cluster.plan([stranger.id]))["OUTCOME"] == "planned"

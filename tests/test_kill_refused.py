@@ -11,7 +11,7 @@ import pymysql
 import pytest
 
 import tidb_magic
-from tests.clients import LONG, OTHER_WORK, Client, eventually
+from tests.clients import LONG, OTHER_WORK, Client, eventually, wait_for_right
 from tests.test_kill import only
 from tests.test_kill_identity import kills, row_of
 from tidb_magic import Cluster
@@ -51,6 +51,7 @@ def test_a_right_that_was_revoked_while_we_believed_in_it_is_the_servers_to_refu
     with Client(playground, 0) as root, Client(playground, 1, "joe", password=users["joe"]) as stranger:
         root.query(f"CREATE USER revoked IDENTIFIED BY '{users['joe']}'")
         root.query("GRANT PROCESS, CONNECTION_ADMIN ON *.* TO revoked")
+        wait_for_right(playground, "revoked", users["joe"], "CONNECTION_ADMIN")
         try:
             with tidb_magic.connect(playground.url(0).replace("root", "revoked"), password=users["joe"]) as cluster:
                 assert only(cluster.plan([stranger.id]))["OUTCOME"] == "planned"
