@@ -38,7 +38,7 @@ _GIVE_UP = 300.0  # seconds for the start of the statements, and for the end of 
 
 @dataclass
 class Victim:
-    """A session that runs a heavy statement until that is killed, on the instance of that number and INSTANCE."""
+    """A session that runs a heavy statement until it is killed. `address` is INSTANCE in the process list."""
 
     instance: int
     address: str

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import ip_address
 from typing import NoReturn, Self
 from weakref import WeakSet
@@ -251,13 +252,16 @@ class Connection:
             return self.may_still_run
 
     def _end_through(self, through: Self, number: ConnectionId) -> str:
-        running, give_up, sent = self._running(number), time.monotonic() + DEADLINE, False
-        while through.query(query("running"), running, deadline=DEADLINE).rows:
+        ask = partial(through.query, deadline=DEADLINE)
+        return self._kill(ask, number, DEADLINE) if ask(query("running"), self._running(number)).rows else ""
+
+    def _kill(self, ask: Callable[..., Result], number: ConnectionId, seconds: float) -> str:
+        """End the statement where it was seen to run, and wait for its end; say if it may still run."""
+        give_up = time.monotonic() + seconds
+        ask(f"KILL TIDB CONNECTION {int(number)}")
+        while ask(query("running"), self._running(number)).rows:
             if time.monotonic() > give_up:
                 return self.may_still_run
-            if not sent:
-                through.query(f"KILL TIDB CONNECTION {int(number)}", deadline=DEADLINE)
-                sent = True
             time.sleep(_POLL)
         return ""
 
@@ -271,10 +275,9 @@ class Connection:
 
     def _end_statement(self, number: ConnectionId, *, forward: bool) -> str:
         driver = open_driver(self.settings, _CLEANUP)
-        running = self._running(number)
         with driver, Deadline(driver, 2 * _CLEANUP):
             ((other,),) = driver.ask("SELECT CONNECTION_ID()").rows
-            if not driver.ask(query("running"), running).rows:
+            if not driver.ask(query("running"), self._running(number)).rows:
                 # Not here: ended, or on another instance. Without global kill this id may be somebody else's there.
                 if not _global_kill(driver):
                     return f"Our statement on connection {int(number)} may still run, if it was on another instance."
@@ -284,10 +287,7 @@ class Connection:
                     return self.may_still_run
                 driver.ask(f"KILL TIDB CONNECTION {int(number)}")
                 return f"Our statement on connection {int(number)} is on another instance: a KILL was sent there."
-            driver.ask(f"KILL TIDB CONNECTION {int(number)}")
-            while driver.ask(query("running"), running).rows:
-                time.sleep(_POLL)
-            return ""
+            return self._kill(driver.ask, number, 2 * _CLEANUP)
 
 
 # By the server's version and the user: the session variables that could not be set.

@@ -205,13 +205,12 @@ class _Reading:
         """Give up the cluster's own list when an instance or PD keeps it from answering."""
         if self._over.wait(CHECK * self._deadline):
             return
-        self._ask_instances()
         while not self._held_up():
-            if self._over.wait(_POLL):
-                return
             self._ask_instances()
             self._ask_pd()
             self._show_progress()
+            if self._over.wait(_POLL):
+                return
         link = self._link
         self._dropped.set()
         self._unresponsive = {name for name in self._asked.keys() - self._responding() if self._known(name)}
@@ -280,22 +279,21 @@ class _Reading:
         """Tell whether nothing more is waited for."""
         self._link.check()
         self._ask_instances()
-        now = time.monotonic()
-        for one in list(self._asked.values()):
-            if one.problem is not None and not isinstance(one.problem, TidbMagicError):
-                raise one.problem
+        now, answered = time.monotonic(), len(self._answers())
+        problems = [one.problem for one in list(self._asked.values()) if one.problem is not None]
+        for problem in problems:
+            if not isinstance(problem, TidbMagicError):
+                raise problem
         pending = {name for name, one in list(self._asked.items()) if one.answer is None and one.problem is None}
-        if not self._answers():
-            refused = any(isinstance(one.problem, ServerError) for one in list(self._asked.values()))
+        if not answered:
+            refused = any(isinstance(problem, ServerError) for problem in problems)
             return not pending or now > self._give_up or (refused and not pending - self._unresponsive)
-        if len(self._answers()) > self._answered:  # where an answer takes long the others get longer, too
-            self._answered = len(self._answers())
+        if answered > self._answered:  # where an answer takes long the others get longer, too
+            self._answered = answered
             self._accept = max(self._accept, self._apart_since + _SPREAD * (now - self._apart_since))
         if pending - self._unresponsive and now < min(self._accept, self._give_up):
             return False
-        if self._link.roll.pd_silent or self._pd_answered:
-            return True
-        return self._pd_late(now)
+        return self._link.roll.pd_silent or self._pd_answered or self._pd_late(now)
 
     def _gathered(self) -> Gathered:
         link, answers, roll = self._link, self._answers(), self._link.roll
@@ -329,7 +327,7 @@ class _Reading:
             return "it was registered while the others were read"
         if one.responds and (one.problem is None or isinstance(one.problem, DeadlineError)):
             return f"it responds, and did not answer within {spent}: it is overloaded"
-        if one.checked and not one.responds and one.problem is None:
+        if one.checked and one.problem is None:
             return f"it did not answer on an open connection within {spent}: it is frozen or overloaded"
         stage = one.problem.stage if isinstance(one.problem, ConnectTimeoutError) else self._link.stage(name)
         if stage:
@@ -370,7 +368,7 @@ class _Reading:
             return self._attempt(name, asked)
 
     def _attempt(self, name: str, asked: _Asked) -> list[Result] | None:
-        """Ask an instance as soon as it is to be asked; return None if that is not necessary any more."""
+        """Check that an instance responds, and ask it once the list was given up; return None if it was not."""
         link, began = self._link, time.monotonic()
         if not self._apart.is_set() and (kept := link.kept(name)):
             asked.checked = True

@@ -141,8 +141,8 @@ class Group:
         while (waiting := self._undecided()) and not self._stop.is_set():
             sent = self._unproven()
             ids = {self._now[at].id for at in (*waiting, *sent)}
-            how = {"closely": known.closely, "patient": True}
-            look = way.look(ids, self._job.condition, **how, deadline=time_left(give_up))
+            condition, within = self._job.condition, time_left(give_up)
+            look = way.look(ids, condition, closely=known.closely, patient=True, deadline=within)
             for at in sent:
                 self._now[at] = self._outcome(self._now[at], look, "")
             self._prove_by = min(self._prove_by, look.received + self._how.timeout)

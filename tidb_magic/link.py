@@ -109,8 +109,7 @@ class Link:
         """Return an idle connection to the same address, which was kept for its instance, if there is one."""
         with self._lock:
             here = (self.settings.host, self.settings.port)
-            idle = [one for one in self._owners if (one.settings.host, one.settings.port) == here and not one.busy]
-            spare = next((one for one in idle if one.open), None)
+            spare = next((one for one in self._idle() if (one.settings.host, one.settings.port) == here), None)
             self._owners = [one for one in self._owners if one is not spare]
             return spare
 
@@ -207,16 +206,14 @@ class Link:
 
     def greeted(self, name: str) -> bool:
         """Tell whether an instance has greeted a connection that is being opened: it is not frozen then."""
-        return any(wanted == name and driver.greeted for driver, wanted in list(self._being_opened.items()))
-
-    def accepted(self, name: str) -> bool:
-        """Tell whether an instance has accepted a connection that is being opened."""
-        return any(wanted == name and driver.accepted for driver, wanted in list(self._being_opened.items()))
+        return any(driver.greeted for driver in self._opening_to(name))
 
     def stage(self, name: str) -> str:
         """Say how far a connection to an instance got that is still being opened; nothing if there is none."""
-        stages = [driver.stage for driver, wanted in list(self._being_opened.items()) if wanted == name]
-        return stages[0] if stages else ""
+        return next((driver.stage for driver in self._opening_to(name)), "")
+
+    def _opening_to(self, name: str) -> list[Driver]:
+        return [driver for driver, wanted in list(self._being_opened.items()) if wanted == name]
 
     def _open(self, within: float) -> Connection:
         give_up = time.monotonic() + within
@@ -420,7 +417,7 @@ class Link:
         stage = self.stage(name)
         why = why or (f"It {stage}." if stage else "")
         error = ConnectTimeoutError(f"{why} {self.settings.address} did not lead there within {within:.3g} s.".strip())
-        error.stage, error.accepted = stage, self.accepted(name)
+        error.stage, error.accepted = stage, any(driver.accepted for driver in self._opening_to(name))
         return error
 
     def stays(self, connection: Connection) -> bool:
@@ -535,7 +532,7 @@ class Link:
             turn.release()
 
     def _answers_again(self) -> bool:
-        """Ask who is registered, then for the cluster's own list, on a connection of its own."""
+        """Ask PD for the registered instances, then for the cluster's own list, on a separate connection."""
         with self._lock:
             routes = [one.settings for one in self._owners if one.open and self.where(one) not in self.silent]
         try:

@@ -104,7 +104,8 @@ def read_also(  # noqa: PLR0913 (as read)
         twice = len(set(zip(found["INSTANCE"], found["ID"], strict=True))) < len(found["ID"])
         if instance is None and all_show and (twice or len(found["ID"]) == limit):
             listing = _run(connection, statement, filters, _source(None, once=True), give_up, limit=limit, parts=parts)
-        if not any(connection.token in (text or "") for text in found["INFO"]) and len(found["ID"]) < limit:
+        whole = filters.condition == "TRUE" and len(found["ID"]) < limit
+        if whole and not any(connection.token in (text or "") for text in found["INFO"]):
             absent.append(connection)
         nobody = not found["ID"] and not filters.everything
         counting = _run(connection, "count", filters, source, give_up) if nobody else listing
@@ -114,7 +115,7 @@ def read_also(  # noqa: PLR0913 (as read)
 
     requested = clock()
     gathered = _gather(link, ask, filters, deadline)
-    if absent and filters.condition == "TRUE":
+    if absent:
         gathered = _without_ours(gathered)
     listed = _joined([to_frame(results[0]) for results in gathered.parts], by, link.columns[by], limit)
     listed.limit = limit

@@ -6,14 +6,7 @@ from collections.abc import Mapping
 import pymysql
 from pymysql.constants import CR, ER
 
-from tidb_magic.errors import (
-    AuthenticationError,
-    ConnectError,
-    DeadlineError,
-    RightsError,
-    ServerError,
-    TlsError,
-)
+from tidb_magic.errors import AuthenticationError, ConnectError, DeadlineError, RightsError, ServerError, TlsError
 from tidb_magic.render import first_line
 from tidb_magic.settings import Settings
 
