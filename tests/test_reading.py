@@ -1,6 +1,7 @@
 """What a list reads: statements of any size and kind, sorted, by the rights and the server that there are."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -150,6 +151,37 @@ def test_every_call_of_a_list_is_one_statement(playground: Playground, cluster: 
     cluster.processlist(idle=True, user="nobody")
     cluster.count_by("USER", "INSTANCE")
     assert len(asked) == 4
+
+
+@pytest.mark.parametrize("sort", ["ID", "DB", "INSTANCE"])
+def test_a_list_that_fits_into_its_limit_is_read_without_order_and_comes_in_the_same_order(
+    playground: Playground, cluster: Cluster, sort: str
+) -> None:
+    with Client(playground) as root:
+        root.query("CREATE USER IF NOT EXISTS several")
+    with ExitStack() as stack:
+        for instance in (2, 1, 0):
+            stack.enter_context(Client(playground, instance, "several"))
+            stack.enter_context(Client(playground, instance, "several")).query("USE information_schema")
+        asked = statements(cluster)
+        ordered = cluster.processlist(user="several", idle=True, sort=sort)
+        cluster.processlist()  # counts how many there are
+        listed = cluster.processlist(user="several", idle=True, sort=sort)
+    assert ["ORDER BY" in sql for sql in asked] == [True, True, False]
+    assert list(listed["ID"]) == list(ordered["ID"])
+    assert len(listed) == listed.matched == 6
+
+
+def test_a_list_that_has_outgrown_its_limit_is_read_again_with_order_and_limit(
+    playground: Playground, cluster: Cluster
+) -> None:
+    with Client(playground, 1), Client(playground, 2), Client(playground, 2):
+        cluster._link.sessions = 1
+        asked = statements(cluster)
+        listed = cluster.processlist(idle=True, limit=3, sort="ID")
+    assert [len(listed), len(asked)] == [3, 2]
+    assert listed.matched > 3
+    assert list(listed["ID"]) == sorted(listed["ID"], reverse=True)
 
 
 @pytest.fixture

@@ -61,6 +61,7 @@ class Link:
         self.enhanced_security = False
         self.roll = Roll()
         self.silent: dict[str, str] = {}
+        self.sessions: int | None = None  # how many the latest complete list counted
         self.refusal = ""  # of the last login: a few wrong ones lock some accounts
         self._names: dict[int, str] = {}
         self._direct_works = False
