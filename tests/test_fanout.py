@@ -16,7 +16,7 @@ from tests.balancer import Balancer
 from tests.clients import LONG, LONG_SELECT, OTHER_WORK, Client, eventually, statements
 from tidb_magic import Cluster, ProcessList, fanout, routing
 from tidb_magic.connection import Connection
-from tidb_magic.deadlines import PATIENCE
+from tidb_magic.deadlines import PATIENCE, SPREAD
 from tidb_magic.driver import Result
 from tidb_magic.errors import DeadlineError, Interrupted, NotConnectedError, ServerError, TidbMagicError
 from tidb_magic.playground import Playground
@@ -309,6 +309,39 @@ def test_what_is_slow_everywhere_is_waited_for_and_makes_no_instance_unresponsiv
     assert spent > 2.5
 
 
+def test_where_most_instances_took_long_to_respond_one_is_waited_for_beyond_the_deadline(
+    fragile: Playground, cluster: Cluster, deadline: float, crowd: list[Client]
+) -> None:
+    for name in ("one", "another", "a third"):  # most, together with the two that run
+        cluster._link.responded(name, deadline)
+    fragile.freeze(1)
+    with ThreadPoolExecutor(1) as executor:
+        listing = executor.submit(timed, cluster)
+        with pytest.raises(TimeoutError):
+            listing.result(timeout=2 * deadline)
+        fragile.resume(1)
+        _, listed = listing.result()
+    assert (ids(listed), listed.missing) == (of(*crowd), ())
+
+
+def test_one_instance_that_took_long_to_respond_does_not_make_the_others_be_waited_for(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = cluster._link
+    assert link.grace(3) == 3
+    link.responded("slow", 2)
+    link.responded("fast", 0.01)
+    assert link.grace(3) == 3
+    link.responded("another", 1)
+    assert link.grace(3) == SPREAD * 1
+    link.responded("fast", 20)
+    assert link.grace(3) == SPREAD * 2
+    link.responded("another", 30)
+    assert link.grace(3) == PATIENCE * 3
+    monkeypatch.setattr("tidb_magic.link._RECENT", 0)
+    assert link.grace(3) == 3
+
+
 def test_an_instance_that_answers_late_is_back_in_the_next_list(
     fragile: Playground, cluster: Cluster, crowd: list[Client], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -558,7 +591,7 @@ def test_an_instance_restarted_within_a_minute_shows_no_session_twice(
             assert listed.matched + listed.hidden == 5
             assert len(listed) == min(listed.limit, listed.matched)
             assert listed["ID"].is_unique
-        cluster._link.sessions = 2  # fewer than the limit, until it turns out that there are more
+        cluster._link.sessions = 2  # so few that all are read, until it turns out that there are more
         listed = cluster.processlist(instance=silent, user="crowd", idle=True, limit=4, sort="INSTANCE")
         assert (listed.matched, len(listed)) == (5, 4)
         assert len(cluster.processlist(instance=silent, user="crowd", idle=True, limit=100)) == 5

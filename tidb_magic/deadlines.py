@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 DEADLINE = 3.0  # seconds, unless a person sets another
 PATIENCE = 10  # deadlines that a statement has on an instance that responds, and a list while none has answered
 CHECK = 0.25  # of the deadline: after that time the instances are checked for whether they respond
+SPREAD = 4  # times as long as an instance took to respond or to answer the others are waited for
 _IDLE = 0.25  # seconds after which the thread ends if nothing waits
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from tidb_magic import progress, routing
 from tidb_magic.connection import Connection
-from tidb_magic.deadlines import CHECK, PATIENCE
+from tidb_magic.deadlines import CHECK, PATIENCE, SPREAD
 from tidb_magic.driver import Result, time_left
 from tidb_magic.errors import (
     AuthenticationError,
@@ -26,7 +26,6 @@ from tidb_magic.routing import Instance
 from tidb_magic.sessions import silent
 
 _SLOW = 2  # deadlines after which the cluster's own list is given up though every instance responds
-_SPREAD = 4  # times as long as the latest answer took the others are waited for
 _PD_SPREAD = 10  # times as long as an instance took to respond PD is waited for, which is asked through one
 _POLL = 0.05  # seconds; a change is noticed at once, a moment that passes after that time
 _NO_LIST = "The cluster's own list does not answer."
@@ -139,8 +138,7 @@ class _Reading:
         self._link, self._ask, self._deadline, self._patience = link, ask, deadline, patience
         self._each = each  # whether the instances may be asked by themselves
         self._in_trouble = link.trouble
-        self._began = time.monotonic()
-        self._accept = self._began + deadline  # from then on an incomplete answer is accepted
+        self._began = self._since = time.monotonic()  # the list, or since each instance was asked by itself
         self._give_up = self._began + patience * deadline
         self._unresponsive = set(link.silent)
         self._asked: dict[str, _Asked] = {}
@@ -149,9 +147,8 @@ class _Reading:
         self._apart = threading.Event()  # each instance is asked by itself
         self._over = threading.Event()
         self._decided = threading.Event()  # one of these two
-        self._apart_since = self._began
         self._answered = 0  # instances
-        self._slowest = 0.0  # seconds that an instance took to respond
+        self._latest = 0.0  # seconds until the latest of these answers
         self._pd_asked: float | None = None
         self._pd_answered = False
         self.problem = ""  # why the cluster's own list could not be read
@@ -227,10 +224,14 @@ class _Reading:
             self._ask_apart()
 
     def _ask_apart(self) -> None:
-        self._apart_since = time.monotonic()
-        self._accept = self._apart_since + self._deadline
+        self._since = time.monotonic()
         self._apart.set()
         self._decided.set()
+
+    @property
+    def _accept(self) -> float:
+        """The moment from which on an incomplete answer is accepted."""
+        return self._since + max(self._link.grace(self._deadline), SPREAD * self._latest)
 
     def _held_up(self) -> bool:
         """Tell whether the cluster's own list waits for an instance or PD that does not respond, or takes too long."""
@@ -245,7 +246,7 @@ class _Reading:
         return self._pd_asked is not None and now > min(self._pd_asked + self._pd_limit(), self._give_up)
 
     def _pd_limit(self) -> float:
-        return max(self._deadline, _PD_SPREAD * self._slowest)
+        return self._link.grace(self._deadline, _PD_SPREAD)
 
     def _responding(self) -> set[str]:
         return {name for name, one in list(self._asked.items()) if one.responds or self._link.greeted(name)}
@@ -289,8 +290,7 @@ class _Reading:
             refused = any(isinstance(problem, ServerError) for problem in problems)
             return not pending or now > self._give_up or (refused and not pending - self._unresponsive)
         if answered > self._answered:  # where an answer takes long the others get longer, too
-            self._answered = answered
-            self._accept = max(self._accept, self._apart_since + _SPREAD * (now - self._apart_since))
+            self._answered, self._latest = answered, now - self._since
         if pending - self._unresponsive and now < min(self._accept, self._give_up):
             return False
         return self._link.roll.pd_silent or self._pd_answered or self._pd_late(now)
@@ -377,7 +377,7 @@ class _Reading:
             raise AuthenticationError(link.refusal)
         connection = link.reach(asked.instance, time_left(self._give_up))
         asked.responds = True
-        self._slowest = max(self._slowest, time.monotonic() - began)
+        link.responded(name, time.monotonic() - began)
         self._decided.wait()
         if not self._apart.is_set():
             return None

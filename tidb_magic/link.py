@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from queue import Empty, SimpleQueue
+from statistics import median_low
 from weakref import WeakSet
 
 from tidb_magic import routing
 from tidb_magic.connection import CONNECT_TIMEOUT, Connection, Own
 from tidb_magic.connection_id import ConnectionId
-from tidb_magic.deadlines import CHECK, DEADLINE, PATIENCE, WATCHDOG
+from tidb_magic.deadlines import CHECK, DEADLINE, PATIENCE, SPREAD, WATCHDOG
 from tidb_magic.driver import LEAST, Driver, time_left, wake
 from tidb_magic.errors import (
     AuthenticationError,
@@ -31,6 +32,7 @@ _ATTEMPTS = 8  # connections through a balancer until one leads to the wanted in
 _JOIN = 1.0  # seconds that a thread gets to end when the cluster is closed
 _RETRY = (1.0, 5.0)  # seconds between two tries while somebody is silent: the first, and the longest
 _HERE = "the connected instance"  # while nothing tells its name
+_RECENT = 60.0  # seconds for which it counts how long an instance took to respond
 _PD = 8.0  # seconds after which TiDB itself gives up on PD (6, measured on 8.5.6): nothing of ours is left behind then
 
 
@@ -87,6 +89,7 @@ class Link:
         self._opening = threading.Lock()
         self._turns: dict[str, threading.Lock] = {}
         self._being_opened: dict[Driver, str] = {}
+        self._responses: dict[str, tuple[float, float]] = {}
         self._threads: list[threading.Thread] = []
         self._probe: Connection | None = None
 
@@ -449,9 +452,23 @@ class Link:
             raise ConnectError(f"{settings.address} is on {where}.")
         return kept
 
+    def responded(self, name: str, seconds: float) -> None:
+        """Note how long an instance took to respond."""
+        self._responses[name] = time.monotonic(), seconds
+
+    def grace(self, deadline: float, spread: float = SPREAD) -> float:
+        """Return the seconds after which an instance that has not responded is not waited for any more.
+
+        That is the deadline, and more where most instances took long to respond in the last minute: then the cluster is
+        overloaded.
+        """
+        oldest = time.monotonic() - _RECENT
+        recent = [took for at, took in list(self._responses.values()) if at > oldest]
+        return max(deadline, min(spread * median_low(recent or [0.0]), PATIENCE * deadline))
+
     @contextmanager
     def patience(self, instance: Instance | None, connection: Connection, deadline: float) -> Iterator[float]:
-        """Give a statement on an instance `PATIENCE` deadlines while the instance responds, else one.
+        """Give a statement on an instance `PATIENCE` deadlines while the instance responds, else the time of `grace`.
 
         Whether it responds is found out by another connection, when the statement takes long.
 
@@ -460,32 +477,36 @@ class Link:
         DeadlineError
             It did not respond.
         """
-        over, late = threading.Event(), threading.Event()
+        over, late, limit = threading.Event(), threading.Event(), self.grace(deadline)
 
         def check() -> None:
             name = self.name(instance) if instance is not None else ""
             responds = threading.Event()
             if instance is not None:
                 self.start(self._respond, instance, PATIENCE * deadline, responds)
-            if not over.wait((1 - CHECK) * deadline) and not responds.is_set() and not self.greeted(name):
+            if not over.wait(limit - CHECK * deadline) and not responds.is_set() and not self.greeted(name):
                 late.set()
                 connection.close()
 
-        watch = WATCHDOG.watch(CHECK * deadline, lambda: self.start(check))
+        watch, began = WATCHDOG.watch(CHECK * deadline, lambda: self.start(check)), time.monotonic()
         try:
             yield PATIENCE * deadline
+            if instance is not None:
+                self.responded(self.name(instance), time.monotonic() - began)
         except ConnectError:
             if not late.is_set():
                 raise
-            raise DeadlineError(f"{connection.settings.address} did not answer within {deadline:.3g} s.") from None
+            raise DeadlineError(f"{connection.settings.address} did not answer within {limit:.3g} s.") from None
         finally:
             over.set()
             WATCHDOG.forget(watch)
 
     def _respond(self, instance: Instance, within: float, responds: threading.Event) -> None:
+        began = time.monotonic()
         with suppress(TidbMagicError):
             self.reach(instance, within)
             responds.set()
+            self.responded(self.name(instance), time.monotonic() - began)
 
     # -- trouble -----------------------------------------------------------------------------------------------
 

@@ -28,7 +28,8 @@ from tidb_magic.views import InstanceList, SessionCounts
 
 LIMIT = 200  # rows
 ALL = 1_000_000  # rows: no limit
-_FITS = 0.75  # of the limit: fewer sessions are listed without it
+_FEW = 500  # sessions: fewer are read whole, and counted, sorted and cut here
+_FITS = 0.75  # of the limit: as _FEW, for a list of all sessions
 _NUMBERS = {"bigint", "int", "double"}
 Frame = TypeVar("Frame", bound=ReadFrame)
 _MOST = 10_000_000  # rows
@@ -91,27 +92,23 @@ def read_also(  # noqa: PLR0913 (as read)
     by = "TIME" if sort is None else _column(link, sort, "sort")
     order = f"{_quoted(by)} {'DESC' if link.columns[by] in _NUMBERS else 'ASC'}"
     statement = "processlist_idle" if filters.everything else "processlist"
-    # More may have come since; if they are more than the limit, the list is read again.
-    fits = filters.everything and link.sessions is not None and link.sessions < _FITS * limit
+    room = max(_FEW, _FITS * limit) if filters.everything else _FEW
+    whole = link.sessions is not None and link.sessions < room
 
     absent: list[Connection] = []  # connections that a list of theirs does not show
 
     def ask(connection: Connection, instance: str | None, give_up: float) -> list[Result]:
         columns = ", ".join(_selected(name, full=full) for name in connection.columns)
         parts = {"columns": columns, "order": order}
-        source = _source(instance, once=True)
-        listing = None
-        if fits:
-            everywhere = _source(instance, once=False)
-            listing = _run(connection, "processlist_all", filters, everywhere, give_up, parts=parts)
-        if listing is None or _length(listing) > limit or _twice(listing):
-            listing = _run(connection, statement, filters, source, give_up, limit=limit, parts=parts)
+        source = _source(instance, once=not whole)
+        name = "processlist_all" if whole else statement
+        listing = counting = _run(connection, name, filters, source, give_up, limit=limit, parts=parts)
         found = listing.by_name
-        whole = filters.condition == "TRUE" and len(found["ID"]) < limit
-        if whole and not any(connection.token in (text or "") for text in found["INFO"]):
+        ours = filters.condition == "TRUE" and (whole or len(found["ID"]) < limit)
+        if ours and not any(connection.token in (text or "") for text in found["INFO"]):
             absent.append(connection)
-        nobody = not found["ID"] and not filters.everything
-        counting = _run(connection, "count", filters, source, give_up) if nobody else listing
+        if not (whole or found["ID"] or filters.everything):
+            counting = _run(connection, "count", filters, source, give_up)
         if instance is None and connection.instance is None:
             find_itself(connection, listing)
         return [listing, counting, *(also(connection, instance, give_up) if also else ())]
@@ -121,12 +118,13 @@ def read_also(  # noqa: PLR0913 (as read)
     if absent:
         gathered = _without_ours(gathered)
     frames = [to_frame(results[0]) for results in gathered.parts]
-    listed = _sorted(frames, by, link.columns[by], limit) if fits or len(frames) > 1 else frames[0]
-    listed.limit = limit
-    listed.matched = sum(_matched(results[0]) for results in gathered.parts)
-    if not filters.everything:
-        matching = sum(_matching(results[1]) for results in gathered.parts)
-        listed.hidden = matching - listed.matched
+    found: pd.DataFrame = pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
+    matching, found, matched = _counted(found, gathered, filters, whole=whole)
+    if whole or len(frames) > 1:
+        found = _sorted(found, by, link.columns[by])
+    listed = ProcessList(found.head(limit))
+    listed.limit, listed.matched, listed.hidden = limit, matched, matching - matched
+    listed.cut = {session: length for frame in frames for session, length in frame.cut.items()}
     if gathered.complete and filters.condition == "TRUE":
         link.sessions = listed.matched + listed.hidden
     _note(link, listed, gathered)
@@ -298,37 +296,34 @@ def _gather(link: Link, ask: Ask, filters: Filters, deadline: float) -> Gathered
         raise
 
 
-def _length(listing: Result) -> int:
-    return len(listing.data[0])
+def _counted(
+    found: pd.DataFrame, gathered: Gathered, filters: Filters, *, whole: bool
+) -> tuple[int, pd.DataFrame, int]:
+    """Return how many sessions match the filters, those that are to be listed, and how many these are in all."""
+    if whole:
+        # As in processlist.sql.
+        active = (found["COMMAND"] != "Sleep") | (found["TxnStart"] != "") | found["INFO"].notna()
+        listed = found if filters.everything else found[active]
+        return len(found), listed, len(listed)
+    matched = sum(_first(results[0], "tidb_magic_matched") for results in gathered.parts)
+    if filters.everything:
+        return matched, found, matched
+    return sum(_first(results[1], "tidb_magic_sessions") for results in gathered.parts), found, matched
 
 
-def _twice(listing: Result) -> bool:
-    """Tell whether a list has a session twice."""
-    found = listing.by_name
-    return len(set(zip(found["INSTANCE"], found["ID"], strict=True))) < _length(listing)
-
-
-def _sorted(frames: Sequence[ProcessList], by: str, kind: str, limit: int) -> ProcessList:
-    """Return the lists of one instance or several as one, in the order in which the server sorts: NULL is the least."""
-    joined = pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
+def _sorted(found: pd.DataFrame, by: str, kind: str) -> pd.DataFrame:
+    """Return sessions in the order in which the server sorts: NULL is the least."""
     order = [by, *(name for name in ("INSTANCE", "ID") if name != by)]
     up = kind not in _NUMBERS
     ascending = [up, *[True] * (len(order) - 1)]
-    joined = joined.sort_values(order, ascending=ascending, na_position="first" if up else "last", ignore_index=True)
-    listed = ProcessList(joined.head(limit))
-    listed.cut = {session: length for frame in frames for session, length in frame.cut.items()}
-    return listed
+    return found.sort_values(order, ascending=ascending, na_position="first" if up else "last", ignore_index=True)
 
 
-def _matched(listing: Result) -> int:
-    """Return how many sessions match, listed or not: a count that stands in every row, or the number of rows."""
-    return next(iter(listing.by_name.get("tidb_magic_matched", ())), _length(listing))
-
-
-def _matching(counting: Result) -> int:
-    """Return how many sessions match, idle ones included: a count that stands in every row, or the only value."""
-    counts: Sequence[int] = counting.by_name.get("tidb_magic_sessions", counting.data[0])
-    return int(counts[0])
+def _first(result: Result, name: str) -> int:
+    """Return a count that stands in every row; the count of no listed row is 0, or the only value there is."""
+    if name in result.columns:
+        return next(iter(result.by_name[name]), 0)
+    return int(result.data[0][0])
 
 
 def _note(link: Link, listed: ProcessList, gathered: Gathered) -> None:

@@ -148,6 +148,7 @@ def find_way(link: Link, place: Place, within: float) -> Way:
     NoWayError
         There is none; its message says why.
     """
+    within = link.grace(within)
     give_up = time.monotonic() + within
     for attempt in (1, 2):
         connection = None

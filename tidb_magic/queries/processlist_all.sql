@@ -1,5 +1,5 @@
--- All sessions, when they are known to be fewer than the limit: without ORDER BY, LIMIT and a count, which cost a fifth
--- more. A list that is longer than the limit, or has a session twice, is read again with processlist_idle.sql.
+-- All sessions that match the filters, when they are known to be few: without ORDER BY, LIMIT and a count, which cost a
+-- fifth more, and on a cluster whose CPUs are saturated as much again. {sessions} are everywhere.sql or here.sql.
 SELECT /*+ MAX_EXECUTION_TIME(%(milliseconds)s) */ {columns}
 FROM (
 {sessions}
