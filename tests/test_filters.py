@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from IPython.core.error import UsageError
 
 from tests.clients import LONG_SELECT, Client, eventually, statements
-from tidb_magic import Cluster
+from tidb_magic import Cluster, ProcessList
 from tidb_magic.errors import OptionError
 from tidb_magic.filters import DAY, Filters, seconds
 from tidb_magic.magics import TidbMagics
@@ -105,12 +105,20 @@ def test_when_nothing_is_listed_the_idle_ones_are_counted_all_the_same(
     assert str(listed["ID"].dtype) == "Int64"
 
 
-def test_the_limit_leaves_out_the_shortest_and_counts_them(cluster: Cluster, crowd: dict[str, Client]) -> None:
-    listed = cluster.processlist(limit=2)
-    everything = cluster.processlist()
+@pytest.mark.parametrize("known", [1, None])  # few sessions, or nothing known of how many: the server sorts and counts
+def test_the_limit_leaves_out_the_shortest_and_counts_them(
+    cluster: Cluster, crowd: dict[str, Client], known: int | None
+) -> None:
+    def longest(listed: ProcessList) -> list[int]:
+        return sorted(listed["TIME"], reverse=True)[:2]
+
+    before = cluster.processlist()
+    cluster._link.sessions = known
+    listed, after = cluster.processlist(limit=2), cluster.processlist()
     assert len(listed) == 2
-    assert listed.matched == len(everything) > 2
-    assert list(listed["TIME"]) == sorted(everything["TIME"], reverse=True)[:2]
+    assert listed.matched == len(after) > 2
+    times = zip(longest(before), listed["TIME"], longest(after), strict=True)
+    assert all(earlier <= time <= later for earlier, time, later in times)
     assert f"2 of {listed.matched} sessions" in repr(listed)
     assert f"2 were listed: --limit {listed.matched} lists all." in repr(listed)
 

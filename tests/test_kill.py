@@ -11,7 +11,7 @@ import pytest
 from pymysql.constants import COMMAND
 
 import tidb_magic
-from tests.clients import LONG_SELECT, Client, eventually, statements, wait_for_right
+from tests.clients import LONG, LONG_SELECT, Client, eventually, statements, wait_for_right
 from tidb_magic import Cluster
 from tidb_magic.driver import Driver
 from tidb_magic.errors import ConnectionIdError, OptionError
@@ -98,6 +98,13 @@ def test_ids_of_nobody_get_two_looks_and_no_kill(cluster: Cluster) -> None:
     assert not any("KILL" in sql for sql in asked)
 
 
+@pytest.fixture
+def looks_stay_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long a busy machine takes between a look and its KILL."""
+    monkeypatch.setattr("tidb_magic.groups._FRESH", LONG)
+
+
+@pytest.mark.usefixtures("looks_stay_fresh")
 @pytest.mark.parametrize("instance", [0, 1])
 def test_a_kill_asks_no_more_than_a_person_would(
     playground: Playground, cluster: Cluster, running: Any, every_statement: list[str], instance: int
@@ -117,6 +124,7 @@ def test_a_kill_asks_no_more_than_a_person_would(
         assert not [sql for sql in every_statement if "FROM INFORMATION_SCHEMA.CLUSTER_" in sql]
 
 
+@pytest.mark.usefixtures("looks_stay_fresh")
 def test_many_victims_of_an_instance_get_one_look_together(
     playground: Playground, cluster: Cluster, every_statement: list[str]
 ) -> None:
