@@ -1,7 +1,7 @@
 """Where the targets of a kill are: by their ids, by what was seen of them, else by a list of the whole cluster."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
@@ -60,7 +60,7 @@ def locate(link: Link, targets: Mapping[int, Target], *, deadline: float) -> Loc
             connection = link.connection(within=deadline)
             link.call(routing.instances(connection, deadline=time_left(give_up)))
             others = found.sort(link, others)
-    _find(link, others, found, give_up)
+    _find(link, others, found, deadline)
     return found
 
 
@@ -77,7 +77,7 @@ def _place(link: Link, target: Target) -> Place | None:
     return Place(seen)
 
 
-def _find(link: Link, targets: Mapping[int, Target], found: Located, give_up: float) -> None:
+def _find(link: Link, targets: Mapping[int, Target], found: Located, deadline: float) -> None:
     """Look for targets in the whole cluster, twice if need be: COM_CHANGE_USER hides a session for a moment."""
     waiting = dict(targets)
     for last in (False, True):
@@ -88,45 +88,48 @@ def _find(link: Link, targets: Mapping[int, Target], found: Located, give_up: fl
         ids = ", ".join(str(int(number)) for number in sorted({target.id for target in waiting.values()}))
         try:
             where = Filters(where=f"ID IN ({ids})", idle=True)
-            listed = read(link, where, limit=ALL, deadline=time_left(give_up))
+            listed = read(link, where, limit=ALL, deadline=deadline)
         except TidbMagicError as error:
             reason = f"not found out where it is. {error}"
             found.targets |= {at: target.ended(Outcome.UNREACHABLE, reason) for at, target in waiting.items()}
             return
+        give_up = time.monotonic() + deadline
         with suppress(TidbMagicError):
-            link.refresh(within=time_left(give_up))
+            link.refresh(within=deadline)
+        sessions = _by_id(listed)
         for at, target in list(waiting.items()):
-            decided = _decide(link, target, listed, give_up if last else None)
+            rows = _rows(target, sessions)
+            decided = _decide(link, target, listed, rows, give_up if last else None)
             if decided is None:
                 continue
             del waiting[at]
             if isinstance(decided, Place):
                 found.places.setdefault(decided, []).append(at)
-                found.targets[at] = replace(target, seen=target.seen or _whom(target, listed))
+                # Without global kill the id can be that of another session in a moment.
+                found.targets[at] = replace(target, seen=target.seen or rows[0])
             else:
                 found.targets[at] = decided
 
 
-def _decide(link: Link, target: Target, listed: ProcessList, give_up: float | None) -> Place | Target | None:
+def _decide(
+    link: Link, target: Target, listed: ProcessList, rows: Sequence[Seen], give_up: float | None
+) -> Place | Target | None:
     """Return where a list has a target, or what its absence means; None if another list must tell.
 
     What it means takes until `give_up` to find out; that is None before the last list.
     """
     unique = link.capabilities.global_kill
-    rows = _rows(target, listed)
     # Without global kill the session that was meant can be where nobody answers, and this one its namesake.
     if not listed.complete and not (rows and unique):
         unknown = "PD" if link.roll.pd_silent else "an instance"
         silent = f"{', '.join(listed.missing) or unknown} did not answer"
         return target.ended(Outcome.UNREACHABLE, f"not found out where it is: {silent}")
     if len(rows) > 1:
-        reason = (
-            f"{len(rows)} sessions have this id (on {', '.join(rows)}): kill it by its row in a list,"
-            " which says which one is meant"
-        )
-        return target.ended(Outcome.REFUSED, reason)
+        where = ", ".join(str(row.instance) for row in rows)
+        reason = f"{len(rows)} sessions have this id (on {where})"
+        return target.ended(Outcome.REFUSED, f"{reason}: kill it by its row in a list, which says which one is meant")
     if rows:
-        return Place(rows[0], target.id.server_id if unique else None)
+        return Place(rows[0].instance, target.id.server_id if unique else None)
     if not link.capabilities.see_others:
         return target.ended(Outcome.REFUSED, NOT_VISIBLE)
     if give_up is None:
@@ -145,17 +148,18 @@ def _elsewhere(link: Link, target: Target) -> bool:
     return seen.instance not in link.registered()
 
 
-def _rows(target: Target, listed: ProcessList) -> list[str]:
-    """Return the instances that list the target's id; only its own if it was seen on one."""
-    found = listed.loc[listed["ID"] == int(target.id), "INSTANCE"].tolist() if target.id < 2**63 else []
+def _by_id(listed: ProcessList) -> dict[int, list[Seen]]:
+    """Return the sessions of a list by their ids: thousands of targets are looked up in it."""
+    sessions: dict[int, list[Seen]] = {}
+    for number, *session in zip(*(listed[name].tolist() for name in ("ID", "INSTANCE", "USER", "HOST")), strict=True):
+        sessions.setdefault(number, []).append(Seen(*session))
+    return sessions
+
+
+def _rows(target: Target, sessions: Mapping[int, Sequence[Seen]]) -> list[Seen]:
+    """Return the sessions with the target's id; only that on its own instance if it was seen on one."""
     seen = target.seen.instance if target.seen is not None else None
-    return [name for name in found if seen in (None, name)]
-
-
-def _whom(target: Target, listed: ProcessList) -> Seen:
-    """Return who was found for an id that was typed: without global kill it can be somebody else's in a moment."""
-    row = listed.loc[listed["ID"] == int(target.id)].iloc[0]
-    return Seen(row["INSTANCE"], row["USER"], row["HOST"])
+    return [one for one in sessions.get(int(target.id), ()) if seen in (None, one.instance)]
 
 
 def _absent(link: Link, number: ConnectionId, give_up: float) -> str:
