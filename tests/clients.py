@@ -128,7 +128,7 @@ class Gate(Client):
         self.query("SELECT RELEASE_ALL_LOCKS()")
 
 
-def eventually(condition: Callable[[], Any], *, within: float = 60) -> Any:
+def eventually(condition: Callable[[], Any], *, within: float = 180) -> Any:
     """Return what `condition` gives as soon as it is true."""
     give_up = time.monotonic() + within
     while True:
