@@ -138,7 +138,10 @@ def kills(  # noqa: PLR0913 (what is killed, and how)
     by_row: bool = False,
 ) -> None:
     """Time kills by id or by row, beside look, KILL, look by hand on the instance of the statement, until it ended."""
-    listed = cluster.processlist(limit=5000)
+    give_up, wanted = time.monotonic() + _GIVE_UP, {victim.id for victim in victims}
+    while not wanted <= set((listed := cluster.processlist(limit=5000))["ID"]):
+        if time.monotonic() > give_up:
+            raise RuntimeError("No list has all of the statements.")
 
     def by_hand(victim: Victim) -> None:
         for sql in (LOOK, "KILL TIDB QUERY {}", LOOK):
