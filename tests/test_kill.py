@@ -100,7 +100,7 @@ def test_ids_of_nobody_get_two_looks_and_no_kill(cluster: Cluster) -> None:
 
 @pytest.fixture
 def looks_stay_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However long a busy machine takes between a look and its KILL."""
+    """Let no look expire before its KILL is sent, so that a slow machine adds no second look."""
     monkeypatch.setattr("tidb_magic.groups._FRESH", LONG)
 
 

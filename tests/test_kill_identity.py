@@ -445,7 +445,7 @@ def test_what_thousands_of_doubtful_ids_may_be_is_asked_for_within_the_deadline_
 
     def slow(connection: Connection, number: int, *, deadline: float) -> list[int]:
         asked.append(number)
-        time.sleep(min(deadline, 0.5))
+        time.sleep(min(deadline, 0.5))  # the slow answer of a server: the deadline must pass after a few of them
         return []
 
     monkeypatch.setattr("tidb_magic.places.resembling", slow)

@@ -155,7 +155,7 @@ def test_every_call_of_a_list_is_one_statement(playground: Playground, cluster: 
 
 @pytest.fixture
 def several(playground: Playground) -> None:
-    """Let there be a user of that name."""
+    """Create the user `several`."""
     with Client(playground) as root:
         root.query("CREATE USER IF NOT EXISTS several")
 

@@ -105,7 +105,7 @@ def _find(link: Link, targets: Mapping[int, Target], found: Located, deadline: f
             del waiting[at]
             if isinstance(decided, Place):
                 found.places.setdefault(decided, []).append(at)
-                # Without global kill the id can be that of another session in a moment.
+                # Without global kill the ID can be reused by another session at any moment.
                 found.targets[at] = replace(target, seen=target.seen or rows[0])
             else:
                 found.targets[at] = decided
