@@ -48,6 +48,11 @@ CLUSTERS = ("fragile", "no_global_kill", "second_cluster", "sem", "with_tls", "a
 SLOW = pytest.StashKey[dict[str, set[str]]]()
 
 
+def busy() -> float:
+    """Return how many times the usual number of processes waits for the processors of this machine."""
+    return os.getloadavg()[0] / (USUAL_LOAD * (os.cpu_count() or 1))
+
+
 def on_a_worker(config: pytest.Config) -> bool:
     """Tell whether this process is a worker of pytest-xdist."""
     return hasattr(config, "workerinput")
@@ -306,8 +311,7 @@ def deadline(request: pytest.FixtureRequest, fragile: Playground, monkeypatch: p
     with Client(fragile) as client:
         client.query("SELECT * FROM INFORMATION_SCHEMA.CLUSTER_PROCESSLIST")
     needed = 10 * (time.monotonic() - began)
-    busy = os.getloadavg()[0] / (USUAL_LOAD * (os.cpu_count() or 1))  # what answers at once can hang for a moment later
-    short = max(SHORT, SHORT * busy, needed)
+    short = max(SHORT, SHORT * busy(), needed)  # what answers at once can hang for a moment later
     set_default_deadline(monkeypatch, short)
     monkeypatch.setattr(link, "_RETRY", (0.1, 1.0))
     return short
@@ -405,8 +409,8 @@ def users(playground: Playground) -> dict[str, str]:
 def running() -> Any:
     """Return a function that waits until the cluster's list shows a statement of this client.
 
-    The statement is then older than several looks at it take: only then its TIME, in whole seconds, can prove that it
-    is the one of a list.
+    The statement is then older than several looks at it take, and on a busy machine 2 s old: only then its TIME, in
+    whole seconds, can prove that it is the one of a list.
     """
 
     def wait(client: Client) -> Client:
@@ -418,6 +422,7 @@ def running() -> Any:
             found = root.query(
                 "SELECT 1 FROM INFORMATION_SCHEMA.CLUSTER_PROCESSLIST"
                 f" WHERE ID = {client.id} AND INSTANCE = '{client.instance}' AND INFO IS NOT NULL"
+                f" AND TIME >= {2 if busy() > 1 else 0}"
             )
             took = time.monotonic() - began
             return bool(found)

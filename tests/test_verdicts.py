@@ -371,7 +371,7 @@ def test_a_statement_of_an_old_list_is_watched_from_the_first_look_on() -> None:
     assert (same.outcome, same.proven) == (Outcome.PLANNED, True)
     again = judge(first, a_look(replace(busy, time=0), at=NOW + 2), SCENE)
     assert (again.outcome, again.proven) == (Outcome.CHANGED, False)
-    assert again.reason == "it runs the same text again: the statement that was seen has ended"
+    assert again.reason == "it began after the list was requested, with the same text: list again"
     once_proven = judge(same, a_look(replace(busy, time=0), at=NOW + 2), SCENE)
     assert (once_proven.outcome, once_proven.reason) == (Outcome.CHANGED, again.reason)
 
@@ -424,7 +424,7 @@ REFUSALS: dict[str, tuple[Outcome | None, str]] = {
     "blind": (Outcome.REFUSED, "this connection did not find itself in the list"),
     "host": (Outcome.CHANGED, "its HOST was '10.0.0.5:1' and is '10.0.0.5:49216'"),
     "filter": (Outcome.CHANGED, "it does not match any more"),
-    "younger": (Outcome.CHANGED, "it runs the same text again: the statement that was seen has ended"),
+    "younger": (Outcome.CHANGED, "it began after the list was requested, with the same text: list again"),
     "doubtful": (None, ""),
     "rights": (Outcome.REFUSED, "it is app's session, and root has neither CONNECTION_ADMIN nor SUPER"),
     "protected": (Outcome.REFUSED, "security-enhanced mode may protect app: it takes RESTRICTED_CONNECTION_ADMIN"),

@@ -201,7 +201,7 @@ def test_a_kill_in_the_table_is_in_the_history_and_the_audit_file(
     browser.say("yes", ask="1", after=0.0)
     browser.hears("killed")
     last = cluster.history().iloc[-1]
-    assert (last["ID"], last["OUTCOME"]) == (victim.id, "interrupted")
+    assert (last["ID"], last["OUTCOME"], last["REASON"]) == (victim.id, "interrupted", "")
     events = [json.loads(line)["event"] for line in (tmp_path / "kills.jsonl").read_text().splitlines()]
     assert events == ["plan", "sending", "outcome"]
 

@@ -27,6 +27,7 @@ from tidb_magic.sessions import silent
 
 _SLOW = 2  # deadlines after which the cluster's own list is given up though every instance responds
 _PD_SPREAD = 10  # times as long as an instance took to respond PD is waited for, which is asked through one
+_MEMBERS_AGE = 10.0  # seconds since PD answered, after which an incomplete reading waits for PD, too
 _POLL = 0.05  # seconds; a change is noticed at once, a moment that passes after that time
 _NO_LIST = "The cluster's own list does not answer."
 
@@ -293,13 +294,20 @@ class _Reading:
             self._answered, self._latest = answered, now - self._since
         if pending - self._unresponsive and now < min(self._accept, self._give_up):
             return False
+        if self._link.registered().keys() - self._answers().keys() and self._members_are_recent(now):
+            return True  # it is incomplete anyway
         return self._link.roll.pd_silent or self._pd_answered or self._pd_late(now)
+
+    def _members_are_recent(self, now: float) -> bool:
+        roll = self._link.roll
+        return roll.certain and now < roll.updated_at + _MEMBERS_AGE
 
     def _gathered(self) -> Gathered:
         link, answers, roll = self._link, self._answers(), self._link.roll
-        if not (roll.pd_silent or self._pd_answered):
-            roll = replace(roll, certain=False)
         missing = tuple(name for name in link.registered() if name not in answers)
+        recent = bool(missing) and self._members_are_recent(time.monotonic())
+        if not (roll.pd_silent or self._pd_answered or recent):
+            roll = replace(roll, certain=False)
         reasons = {name: self._reason(name) for name in missing}
         sentences = [
             f"{name}: {why}" if why.endswith((".", "?")) else f"{name}: {why}." for name, why in reasons.items()

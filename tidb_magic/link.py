@@ -293,7 +293,7 @@ class Link:
 
     def call(self, instances: tuple[Instance, ...]) -> None:
         """Note who is registered now, as PD says; nobody, if this user cannot see it."""
-        self.roll = Roll(instances or self.roll.instances, certain=bool(instances))
+        self.roll = Roll(instances or self.roll.instances, certain=bool(instances), updated_at=time.monotonic())
         for gone in self.silent.keys() - self.registered().keys():
             self.silent.pop(gone, None)
 

@@ -1,6 +1,7 @@
 """Which instances there are, what they can do, and which way leads to a session."""
 
 import ipaddress
+import math
 import re
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -53,12 +54,13 @@ class Instance:
 class Roll:
     """Who is registered: as PD said when it was last asked (`certain`), or as was seen in a list.
 
-    `pd_silent` is whether PD did not answer that question.
+    `pd_silent` is whether PD did not answer that question, `updated_at` the time of its answer by the monotonic clock.
     """
 
     instances: tuple[Instance, ...] = ()
     certain: bool = False
     pd_silent: bool = False
+    updated_at: float = field(default=-math.inf, compare=False)
 
 
 class Route(StrEnum):

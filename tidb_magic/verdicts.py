@@ -68,7 +68,7 @@ def _timed(target: Target, seen: Seen, now: Session, look: Look) -> Target:
         return replace(target, seen=replace(seen, requested=look.requested))
     same = same_statement(seen.requested, now, look)
     if same is False:
-        return target.ended(Outcome.CHANGED, "it runs the same text again: the statement that was seen has ended")
+        return target.ended(Outcome.CHANGED, "it began after the list was requested, with the same text: list again")
     return replace(target, proven=bool(same))
 
 
