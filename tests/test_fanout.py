@@ -117,6 +117,26 @@ def test_one_frozen_instance_costs_the_deadline_once_and_is_named_until_it_wakes
     assert len(asked) == 1
 
 
+def test_an_incomplete_list_waits_for_pd_only_if_its_last_answer_is_old(
+    fragile: Playground, cluster: Cluster, deadline: float, crowd: list[Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unknown = "Which instances are registered was not found out."
+    fragile.freeze(1)
+    timed(cluster)
+    monkeypatch.setattr(fanout._Reading, "_call_the_roll", lambda *_: None)  # PD does not answer
+    monkeypatch.setattr(fanout, "_MEMBERS_AGE", LONG)
+    spent, listed = timed(cluster, deadline=LONG)
+    assert spent < OTHER_WORK
+    assert (ids(listed), listed.missing) == (of(crowd[0], crowd[2]), (fragile.status_address(1),))
+    assert unknown not in repr(listed)
+    monkeypatch.setattr(fanout, "_MEMBERS_AGE", 0.0)
+    spent, listed = timed(cluster)
+    assert spent >= deadline
+    assert unknown in repr(listed)
+    fragile.resume(1)
+    once_complete(cluster)
+
+
 def test_when_the_instance_of_our_own_connection_freezes_the_others_are_read(
     fragile: Playground, cluster: Cluster, deadline: float, crowd: list[Client]
 ) -> None:

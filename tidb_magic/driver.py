@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -65,6 +65,26 @@ class Result:
     def by_name(self) -> dict[str, Sequence[Any]]:
         """The columns by their names."""
         return dict(zip(self.columns, self.data, strict=True))
+
+    def take(self, rows: Sequence[int]) -> "Result":
+        """Return the rows with these numbers, in this order."""
+        return replace(self, data=tuple([column[row] for row in rows] for column in self.data))
+
+    @classmethod
+    def joined(cls, results: Sequence["Result"]) -> "Result":
+        """Return the rows of all of them, by names: instances of several versions have other columns.
+
+        >>> one, two = Result(("a", "b"), frozenset("a"), ([1], ["x"])), Result(("a",), frozenset("a"), ([2],))
+        >>> Result.joined([one, two]).rows
+        ((1, 'x'), (2, None))
+        """
+        if len(results) == 1:
+            return results[0]
+        names = tuple(dict.fromkeys(name for result in results for name in result.columns))
+        integers = frozenset[str]().union(*(result.integers for result in results))
+        nothing = [[None] * len(result.data[0]) for result in results]
+        parts = [[one.by_name.get(name, none) for one, none in zip(results, nothing, strict=True)] for name in names]
+        return cls(names, integers, tuple([value for part in column for value in part] for column in parts))
 
 
 if TYPE_CHECKING:

@@ -267,7 +267,7 @@ class _Reading:
             while not self._enough():
                 with self._changed:
                     self._changed.wait(_POLL)
-                if self._answers():
+                if self._answers() and not self._incomplete_anyway():
                     self._ask_pd()
                 self._show_progress()
         except KeyboardInterrupt:
@@ -294,19 +294,18 @@ class _Reading:
             self._answered, self._latest = answered, now - self._since
         if pending - self._unresponsive and now < min(self._accept, self._give_up):
             return False
-        if self._link.registered().keys() - self._answers().keys() and self._members_are_recent(now):
-            return True  # it is incomplete anyway
-        return self._link.roll.pd_silent or self._pd_answered or self._pd_late(now)
+        return self._link.roll.pd_silent or self._pd_answered or self._pd_late(now) or self._incomplete_anyway()
 
-    def _members_are_recent(self, now: float) -> bool:
+    def _incomplete_anyway(self) -> bool:
+        """Tell whether an unresponsive instance has not answered, and PD did not long ago: it is not asked again."""
         roll = self._link.roll
-        return roll.certain and now < roll.updated_at + _MEMBERS_AGE
+        recent = roll.certain and time.monotonic() < roll.updated_at + _MEMBERS_AGE
+        return recent and bool((self._link.registered().keys() & self._unresponsive) - self._answers().keys())
 
     def _gathered(self) -> Gathered:
         link, answers, roll = self._link, self._answers(), self._link.roll
         missing = tuple(name for name in link.registered() if name not in answers)
-        recent = bool(missing) and self._members_are_recent(time.monotonic())
-        if not (roll.pd_silent or self._pd_answered or recent):
+        if not (roll.pd_silent or self._pd_answered or self._incomplete_anyway()):
             roll = replace(roll, certain=False)
         reasons = {name: self._reason(name) for name in missing}
         sentences = [

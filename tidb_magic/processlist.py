@@ -165,16 +165,21 @@ def _has_ids(frame: pd.DataFrame) -> bool:
 
 def to_frame(result: Result) -> ProcessList:
     """Return the rows of a process list as they come, each session once, without what only counts them."""
+    result = each_once(result)
     raw = result.by_name
     columns = to_columns(result, [name for name in result.columns if not name.startswith(OURS)])
     frame = ProcessList(columns | _transactions(raw["TxnStart"]))
     keys = list(zip(raw["INSTANCE"], raw["ID"], strict=True))
     lengths = zip(keys, raw.get(LENGTH, ()), strict=False)
     frame.cut = {session: length for session, length in lengths if length is not None}
-    # A restarted instance can be asked twice, and lists its sessions twice then.
-    if len(set(keys)) == len(keys):
-        return frame
-    return frame.drop_duplicates(["INSTANCE", "ID"], ignore_index=True)
+    return frame
+
+
+def each_once(result: Result) -> Result:
+    """Return each session once: a restarted instance can be asked twice, and lists its sessions twice then."""
+    keys = list(zip(result.by_name["INSTANCE"], result.by_name["ID"], strict=True))
+    first = {key: row for row, key in reversed(list(enumerate(keys)))}
+    return result if len(first) == len(keys) else result.take(sorted(first.values()))
 
 
 def to_columns(result: Result, names: Sequence[str]) -> dict[str, Any]:

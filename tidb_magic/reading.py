@@ -19,7 +19,7 @@ from tidb_magic.fanout import Ask, Gathered, gather
 from tidb_magic.filters import Filters
 from tidb_magic.frames import Origin, ReadFrame, typed
 from tidb_magic.link import Link
-from tidb_magic.processlist import INFO_CUT, LENGTH, OURS, ProcessList, to_columns, to_frame
+from tidb_magic.processlist import INFO_CUT, LENGTH, OURS, ProcessList, each_once, to_columns, to_frame
 from tidb_magic.queries import query
 from tidb_magic.routing import Instance, Roll
 from tidb_magic.sessions import GRACE, clock, find_itself
@@ -117,14 +117,17 @@ def read_also(  # noqa: PLR0913 (as read)
     gathered = _gather(link, ask, filters, deadline)
     if absent:
         gathered = _without_ours(gathered)
-    frames = [to_frame(results[0]) for results in gathered.parts]
-    found: pd.DataFrame = pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
-    matching, found, matched = _counted(found, gathered, filters, whole=whole)
-    if whole or len(frames) > 1:
-        found = _sorted(found, by, link.columns[by])
-    listed = ProcessList(found.head(limit))
+    found = each_once(Result.joined([results[0] for results in gathered.parts]))
+    rows: Sequence[int] = range(len(found.data[0]))
+    if whole:
+        matching, rows = len(rows), rows if filters.everything else _active(found)
+        matched = len(rows)
+    else:
+        matching, matched = _counts(gathered, filters)
+    if whole or len(gathered.parts) > 1:
+        rows = _sorted(found, rows, by, link.columns[by])
+    listed = to_frame(found.take(rows[:limit]))
     listed.limit, listed.matched, listed.hidden = limit, matched, matching - matched
-    listed.cut = {session: length for frame in frames for session, length in frame.cut.items()}
     if gathered.complete and filters.condition == "TRUE":
         link.sessions = listed.matched + listed.hidden
     _note(link, listed, gathered)
@@ -296,27 +299,31 @@ def _gather(link: Link, ask: Ask, filters: Filters, deadline: float) -> Gathered
         raise
 
 
-def _counted(
-    found: pd.DataFrame, gathered: Gathered, filters: Filters, *, whole: bool
-) -> tuple[int, pd.DataFrame, int]:
-    """Return how many sessions match the filters, those that are to be listed, and how many these are in all."""
-    if whole:
-        # As in processlist.sql.
-        active = (found["COMMAND"] != "Sleep") | (found["TxnStart"] != "") | found["INFO"].notna()
-        listed = found if filters.everything else found[active]
-        return len(found), listed, len(listed)
+def _active(found: Result) -> list[int]:
+    """Return the rows of sessions that run something or hold a transaction, as in processlist.sql."""
+    columns = found.by_name
+    sessions = zip(columns["COMMAND"], columns["TxnStart"], columns["INFO"], strict=True)
+    return [
+        row
+        for row, (command, txn_start, info) in enumerate(sessions)
+        if command != "Sleep" or txn_start or info is not None
+    ]
+
+
+def _counts(gathered: Gathered, filters: Filters) -> tuple[int, int]:
+    """Return how many sessions match the filters, and how many of them are to be listed, by what the server counted."""
     matched = sum(_first(results[0], "tidb_magic_matched") for results in gathered.parts)
     if filters.everything:
-        return matched, found, matched
-    return sum(_first(results[1], "tidb_magic_sessions") for results in gathered.parts), found, matched
+        return matched, matched
+    return sum(_first(results[1], "tidb_magic_sessions") for results in gathered.parts), matched
 
 
-def _sorted(found: pd.DataFrame, by: str, kind: str) -> pd.DataFrame:
-    """Return sessions in the order in which the server sorts: NULL is the least."""
-    order = [by, *(name for name in ("INSTANCE", "ID") if name != by)]
-    up = kind not in _NUMBERS
-    ascending = [up, *[True] * (len(order) - 1)]
-    return found.sort_values(order, ascending=ascending, na_position="first" if up else "last", ignore_index=True)
+def _sorted(found: Result, rows: Sequence[int], by: str, kind: str) -> list[int]:
+    """Return rows in the order in which the server sorts: NULL is the least."""
+    columns = found.by_name
+    by_id = sorted(rows, key=lambda row: (columns["INSTANCE"][row], columns["ID"][row]))
+    values = columns[by]
+    return sorted(by_id, key=lambda row: (values[row] is not None, values[row]), reverse=kind in _NUMBERS)
 
 
 def _first(result: Result, name: str) -> int:
