@@ -87,6 +87,18 @@ def test_an_id_that_one_session_has_is_killed_wherever_it_is(no_global_kill: Pla
         client.__exit__(None, None, None)
 
 
+def test_a_list_verifies_where_the_connection_is_that_read_it(
+    no_global_kill: Playground, cluster: Cluster, running: Any, every_statement: list[str]
+) -> None:
+    """A kill on that instance needs no other list of the cluster."""
+    with Client(no_global_kill, 0) as client:
+        running(client.start(LONG_SELECT.format("meant")))
+        listed = row_of(cluster, client)
+        every_statement.clear()
+        assert only(cluster.kill(listed, query=True))["OUTCOME"] == "interrupted"
+        assert [sql for sql in every_statement if "FROM INFORMATION_SCHEMA.CLUSTER_" in sql] == []
+
+
 def test_the_accident_of_tidbs_documentation_by_hand_a_bystander_dies(
     no_global_kill: Playground, namesakes: list[Client]
 ) -> None:

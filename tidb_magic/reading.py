@@ -109,7 +109,7 @@ def read_also(  # noqa: PLR0913 (as read)
             absent.append(connection)
         if not (whole or found["ID"] or filters.everything):
             counting = _run(connection, "count", filters, source, give_up)
-        if instance is None and connection.instance is None:
+        if instance is None and connection.proven is None:
             find_itself(connection, listing)
         return [listing, counting, *(also(connection, instance, give_up) if also else ())]
 

@@ -200,10 +200,10 @@ def silent(warnings: Sequence[str]) -> tuple[str, ...]:
 
 
 def find_itself(connection: Connection, result: Result) -> Session | None:
-    """Return the session that asked, and note where it is."""
+    """Return the session that asked, and note where the cluster's list has it."""
     itself = _itself(connection, result)
     if itself is not None:
-        connection.instance = itself.instance
+        connection.instance = connection.proven = itself.instance
     return itself
 
 
