@@ -409,11 +409,11 @@ def users(playground: Playground) -> dict[str, str]:
 def running() -> Any:
     """Return a function that waits until the cluster's list shows a statement of this client.
 
-    The statement is then older than several looks at it take, and on a busy machine 2 s old: only then its TIME, in
-    whole seconds, can prove that it is the one of a list.
+    The statement is then older than several looks at it take, and on a busy machine 2 s old if it need not be `young`:
+    only then its TIME, in whole seconds, can prove that it is the one of a list.
     """
 
-    def wait(client: Client) -> Client:
+    def wait(client: Client, *, young: bool = False) -> Client:
         took = 0.0
 
         def listed() -> bool:
@@ -422,14 +422,14 @@ def running() -> Any:
             found = root.query(
                 "SELECT 1 FROM INFORMATION_SCHEMA.CLUSTER_PROCESSLIST"
                 f" WHERE ID = {client.id} AND INSTANCE = '{client.instance}' AND INFO IS NOT NULL"
-                f" AND TIME >= {2 if busy() > 1 else 0}"
+                f" AND TIME >= {2 if busy() > 1 and not young else 0}"
             )
             took = time.monotonic() - began
             return bool(found)
 
         with Client(client.playground) as root:
             eventually(listed)
-        time.sleep(5 * took)
+        time.sleep(min(5 * took, 0.5) if young else 5 * took)
         return client
 
     return wait

@@ -187,6 +187,7 @@ def test_a_connection_that_the_server_ended_is_replaced_before_it_is_used(
         assert list(report["OUTCOME"]) == ["killed"]
         now = [one.id for one in (cluster._link._main, *cluster._link._owners)]
         assert set(now).isdisjoint(before)
+        assert [one._driver._sock for one in ours] == [None, None]  # not left to the garbage collector
 
 
 def test_an_open_connection_is_not_taken_for_lost(shell: InteractiveShell, playground: Playground) -> None:

@@ -329,6 +329,19 @@ def test_what_is_slow_everywhere_is_waited_for_and_makes_no_instance_unresponsiv
     assert spent > 2.5
 
 
+def test_an_instance_that_responds_while_the_others_are_read_is_waited_for(
+    fragile: Playground, cluster: Cluster, deadline: float, crowd: list[Client]
+) -> None:
+    fragile.freeze(1)
+    with ThreadPoolExecutor(1) as executor:
+        slowest = f"SLEEP(IF(@@port = {fragile.port(1)}, 3, 1)) >= 0"
+        reading = executor.submit(timed, cluster, where=slowest)
+        eventually(lambda: cluster._link.trouble)
+        fragile.resume(1)
+        _, listed = reading.result()
+    assert (ids(listed), listed.complete) == (of(*crowd), True), listed.remarks
+
+
 def test_where_most_instances_took_long_to_respond_one_is_waited_for_beyond_the_deadline(
     fragile: Playground, cluster: Cluster, deadline: float, crowd: list[Client]
 ) -> None:

@@ -43,12 +43,12 @@ def test_a_statement_that_is_still_the_one_in_the_list_is_killed_by_its_row(
 ) -> None:
     """Also one that the list saw at TIME 0: within a second the clock proves it."""
     with Client(playground, instance) as client:
-        running(client.start(LONG_SELECT.format("by its row")))
+        running(client.start(LONG_SELECT.format("by its row")), young=True)
         listed = row_of(cluster, client)
         while listed["TIME"].iloc[0] > 0:  # the machine is busy
             cluster.kill([client.id], query=True)
             client.result()
-            running(client.start(LONG_SELECT.format("by its row")))
+            running(client.start(LONG_SELECT.format("by its row")), young=True)
             listed = row_of(cluster, client)
         assert only(cluster.kill(listed, query=query))["OUTCOME"] == ("interrupted" if query else "killed")
         assert client.error_code() == (INTERRUPTED if query else LOST)

@@ -1,5 +1,6 @@
 """Asking the whole cluster in one statement or, when an instance or PD does not respond, every instance by itself."""
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -244,13 +245,18 @@ class _Reading:
         return not self._pd_answered and self._pd_late(now)
 
     def _pd_late(self, now: float) -> bool:
-        return self._pd_asked is not None and now > min(self._pd_asked + self._pd_limit(), self._give_up)
+        asked = math.inf if self._pd_asked is None else self._pd_asked
+        return now > min(asked + self._pd_limit(), self._give_up)
 
     def _pd_limit(self) -> float:
         return self._link.grace(self._deadline, _PD_SPREAD)
 
     def _responding(self) -> set[str]:
-        return {name for name, one in list(self._asked.items()) if one.responds or self._link.greeted(name)}
+        return {
+            name
+            for name, one in list(self._asked.items())
+            if one.responds or one.answer is not None or self._link.greeted(name)
+        }
 
     def _known(self, name: str) -> bool:
         """Tell whether it is known how far a connection to an instance got; through a balancer it is not."""
@@ -292,7 +298,8 @@ class _Reading:
             return not pending or now > self._give_up or (refused and not pending - self._unresponsive)
         if answered > self._answered:  # where an answer takes long the others get longer, too
             self._answered, self._latest = answered, now - self._since
-        if pending - self._unresponsive and now < min(self._accept, self._give_up):
+        unresponsive = self._unresponsive - self._responding()
+        if pending - unresponsive and now < min(self._accept, self._give_up):
             return False
         return self._link.roll.pd_silent or self._pd_answered or self._pd_late(now) or self._incomplete_anyway()
 
@@ -377,14 +384,17 @@ class _Reading:
     def _attempt(self, name: str, asked: _Asked) -> list[Result] | None:
         """Check that an instance responds, and ask it once the list was given up; return None if it was not."""
         link, began = self._link, time.monotonic()
-        if not self._apart.is_set() and (kept := link.kept(name)):
+        if kept := link.kept(name):
             asked.checked = True
-            kept.query(query("identify"), deadline=time_left(self._give_up), leave=True)
+            if not self._apart.is_set():
+                kept.query(query("identify"), deadline=time_left(self._give_up), leave=True)
+                asked.responds = True
         if link.refusal and name in link.silent and not link.kept(name):
             raise AuthenticationError(link.refusal)
         connection = link.reach(asked.instance, time_left(self._give_up))
-        asked.responds = True
-        link.responded(name, time.monotonic() - began)
+        asked.responds = asked.responds or connection is not kept
+        if asked.responds:
+            link.responded(name, time.monotonic() - began)
         self._decided.wait()
         if not self._apart.is_set():
             return None

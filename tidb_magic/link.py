@@ -103,6 +103,7 @@ class Link:
         self.check()
         with self._opening:
             if not self._main.open:
+                self._main.close()
                 self._main = self._spare() or self._open(CONNECT_TIMEOUT if within is None else max(within, LEAST))
                 if self._closed.is_set():  # meanwhile, by another thread
                     self._main.close()
@@ -443,7 +444,10 @@ class Link:
                 where = self.where(connection)
                 kept = self.kept(where) if where else None  # another thread can have been first
                 if where and kept is None and not self._closed.is_set():
-                    self._owners = [*(one for one in self._owners if one.open), connection]
+                    for lost in [one for one in self._owners if not one.open]:
+                        lost.close()
+                        self._owners.remove(lost)
+                    self._owners.append(connection)
                     kept = connection
         finally:
             if kept is not connection:
