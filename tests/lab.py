@@ -26,7 +26,7 @@ ARGUMENTS = [
     "--no-first-run",
 ]
 SYSTEM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-WAIT = 60_000  # milliseconds: the machines are slow at times
+WAIT = 180_000  # milliseconds: the machines are slow at times
 expect.set_options(timeout=WAIT)
 
 
@@ -101,13 +101,14 @@ class Lab:
             )
 
     def __enter__(self) -> Self:
-        end = time.monotonic() + 60
-        while time.monotonic() < end:
+        give_up = time.monotonic() + WAIT / 1000
+        while time.monotonic() < give_up:
             with suppress(OSError), urlopen(f"http://127.0.0.1:{self.port}/api/status"):
                 return self
             if self._server.poll() is not None:
                 break
             time.sleep(0.1)
+        self.__exit__()
         raise RuntimeError((self.folder / "lab.log").read_text()[-2000:])
 
     def __exit__(self, *_: object) -> None:

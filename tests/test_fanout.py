@@ -13,7 +13,7 @@ import pytest
 
 import tidb_magic
 from tests.balancer import Balancer
-from tests.clients import LONG, LONG_SELECT, OTHER_WORK, Client, eventually, statements
+from tests.clients import LONG, LONG_SELECT, OTHER_WORK, Client, Gate, eventually, statements
 from tidb_magic import Cluster, ProcessList, fanout, routing
 from tidb_magic.connection import Connection
 from tidb_magic.deadlines import PATIENCE, SPREAD
@@ -321,12 +321,12 @@ def test_the_first_instance_that_answers_ends_the_wait_for_all(fragile: Playgrou
 
 
 def test_what_is_slow_everywhere_is_waited_for_and_makes_no_instance_unresponsive(
-    fragile: Playground, cluster: Cluster, crowd: list[Client]
+    fragile: Playground, cluster: Cluster, deadline: float, crowd: list[Client]
 ) -> None:
     """As on a cluster whose CPUs are saturated: each instance responds, and takes longer than the deadline."""
-    spent, listed = timed(cluster, where="SLEEP(2.5) >= 0", deadline=0.5)
+    spent, listed = timed(cluster, where=f"SLEEP({2.5 * deadline}) >= 0")
     assert (ids(listed), listed.complete, cluster._link.silent) == (of(*crowd), True, {}), listed.remarks
-    assert spent > 2.5
+    assert spent > 2.5 * deadline
 
 
 def test_an_instance_that_responds_while_the_others_are_read_is_waited_for(
@@ -473,12 +473,13 @@ def test_a_kept_connection_to_the_same_address_takes_the_place_of_a_lost_one(
     """On a saturated cluster a new one takes seconds."""
     link = cluster._link
     main, here = link.connection(), link.registered()[fragile.status_address(0)]
-    with ThreadPoolExecutor(1) as executor:
-        asleep = executor.submit(main.query, "SELECT SLEEP(1)", deadline=LONG)
+    with Gate(fragile) as gate, ThreadPoolExecutor(1) as executor:
+        waits = executor.submit(main.query, gate.statement("busy"), deadline=LONG)
         eventually(lambda: main.busy)
         spare = link.reach(here, LONG)
         assert spare is not main
-        asleep.result()
+        gate.open()
+        waits.result()
     main.close()
     assert link.connection() is spare
     assert cluster.processlist().complete

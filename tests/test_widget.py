@@ -16,7 +16,7 @@ from IPython.display import display
 from IPython.utils.capture import capture_output
 
 import tidb_magic
-from tests.clients import LONG_SELECT, Client, eventually
+from tests.clients import LONG, LONG_SELECT, Client, eventually
 from tidb_magic import Cluster, ProcessList, widget
 from tidb_magic.playground import Playground
 from tidb_magic.widget import BUSY, Busy, SessionTable, Settings
@@ -51,6 +51,12 @@ class Browser:
 def victim(playground: Playground, running: Any) -> Iterator[Client]:
     with Client(playground, 1) as client:
         yield running(client.start(LONG_SELECT.format("victim")))
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a live table go on without signs from a browser, also where a few readings take long."""
+    monkeypatch.setattr(widget, "_UNWATCHED", 10 * LONG)
 
 
 @pytest.fixture
@@ -266,6 +272,7 @@ def test_a_statement_is_sent_whole_when_it_is_opened(
 # -- live ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("watched")
 def test_a_live_table_reads_in_its_own_thread_on_its_own_connection(
     cluster: Cluster, every_statement: list[str], victim: Client
 ) -> None:
@@ -305,6 +312,7 @@ def test_it_rests_while_nobody_looks_and_goes_on_while_a_cell_runs(
     table.close()
 
 
+@pytest.mark.usefixtures("watched")
 def test_where_a_reading_takes_long_the_pause_after_it_is_three_times_as_long(cluster: Cluster) -> None:
     frame = cluster.processlist()
     assert frame.origin is not None
@@ -327,6 +335,7 @@ def test_where_a_reading_takes_long_the_pause_after_it_is_three_times_as_long(cl
     assert table.pace >= 0.3
 
 
+@pytest.mark.usefixtures("watched")
 def test_switched_off_and_on_again_it_reads_once_at_a_time(
     cluster: Cluster, victim: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
