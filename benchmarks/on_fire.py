@@ -148,8 +148,10 @@ def kills(  # noqa: PLR0913 (what is killed, and how)
         hand = hands[victim.instance]
         for sql in (LOOK, "KILL TIDB QUERY {}"):
             query(hand, sql.format(victim.id))
+        give_up = time.monotonic() + _GIVE_UP
         while "on fire" in str(query(hand, LOOK.format(victim.id))):
-            pass
+            if time.monotonic() > give_up:
+                raise RuntimeError("The statement that was killed by hand does not end.")
 
     def check(report: Any) -> str:
         row = report.iloc[0]

@@ -277,7 +277,7 @@ def waiting(opened: Open, playground: Playground, victim: Client, page: Page) ->
     expect(book.outputs(2)).to_contain_text("busy")
     panel.get_by_text("Confirm: kill query").click()
     expect(panel).to_contain_text("this waits for the running cell. Nothing was sent yet.")
-    page.wait_for_timeout(1_200)  # longer than an answer that needs nobody may take
+    page.wait_for_timeout(1_200)  # after 1.5 s the browser does not answer the kernel's question by itself
     yield book, table
     answer_late_questions(page)
 
