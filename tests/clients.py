@@ -40,15 +40,18 @@ class Client:
                     raise
                 return None
 
+        self._thread: threading.Thread | None = None
+        self._result: object = None
         self._driver: Any = eventually(connected)
         self._root: dict[str, Any] = {**where, "user": "root", "read_timeout": 2}
         self.id = int(self.query("SELECT CONNECTION_ID()")[0][0])
         self.playground = playground
         self.instance = playground.status_address(instance)
-        self._thread: threading.Thread | None = None
-        self._result: object = None
 
     def query(self, sql: str | bytes) -> tuple[Any, ...]:
+        """Return the rows of a statement; the answer of a started one is read first."""
+        if self._thread is not threading.current_thread():
+            self._wait()
         with self._driver.cursor() as cursor:
             cursor.execute(sql)
             return tuple(cursor.fetchall())
@@ -82,15 +85,24 @@ class Client:
     def result(self) -> Any:
         """Return the rows or the error of the started statement, once it has ended."""
         assert self._thread is not None
-        self._thread.join(60)
-        assert not self._thread.is_alive(), "the statement still runs"
+        self._wait()
         return self._result
+
+    def _wait(self) -> None:
+        if self._thread is not None:
+            self._thread.join(60)
+            assert not self._thread.is_alive(), "the statement still runs"
 
     def error_code(self) -> int:
         """Return the error number that the started statement ended with."""
         result = self.result()
         assert isinstance(result, pymysql.Error), f"it ended without an error: {result}"
         return int(result.args[0])
+
+    @property
+    def idle(self) -> bool:
+        """Whether no started statement runs; the server can show the latest one for a moment after its answer."""
+        return self._thread is None or not self._thread.is_alive()
 
     def alive(self) -> bool:
         try:
@@ -104,7 +116,7 @@ class Client:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._thread is not None and self._thread.is_alive():
+        if not self.idle:
             with suppress(pymysql.Error), pymysql.connect(**self._root) as root, root.cursor() as cursor:
                 cursor.execute(f"KILL TIDB CONNECTION {self.id}")  # else its statement would run on without it
         sock = self._driver._sock

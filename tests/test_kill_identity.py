@@ -29,10 +29,18 @@ def kills(asked: list[str]) -> list[str]:
 
 
 def row_of(cluster: Cluster, client: Client, **filters: Any) -> ProcessList:
-    """Return the list's row of a client."""
-    listed = cluster.processlist(idle=True, limit=5000, **filters)
-    found = listed[listed["ID"] == client.id]
-    assert len(found) == 1
+    """Return the list's row of a client; of an idle one, when the server shows it as idle."""
+
+    found = ProcessList()
+
+    def listed() -> bool:
+        nonlocal found
+        sessions = cluster.processlist(idle=True, limit=5000, **filters)
+        found = sessions[sessions["ID"] == client.id]
+        assert len(found) == 1
+        return not client.idle or bool(found["INFO"].isna().all())
+
+    eventually(listed)
     return found
 
 
