@@ -117,6 +117,7 @@ class Lab:
             self._server.wait(20)
         except subprocess.TimeoutExpired:
             self._server.kill()
+            self._server.wait()
 
     def write(self, name: str, *cells: str, kernel: str = "python3") -> None:
         book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
