@@ -39,12 +39,13 @@ test-all: test
 mutation: env
 	$(BIN)/python -m pip install --quiet --group mutation
 	$(BIN)/mutmut run
-	$(BIN)/mutmut results --all true | sed -nE 's/^ *tidb_magic\.([a-z_]+)\..*: (.*)/\1 \2/p' | sort | uniq -c
+	$(BIN)/mutmut results --all true | sed -nE 's/^ *tidb_magic\.([a-z_.]+)\.[^.]*: (.*)/\1 \2/p' | sort | uniq -c
 
 lint: env
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 env: .venv/installed
 

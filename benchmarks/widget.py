@@ -23,10 +23,10 @@ from playwright.sync_api import sync_playwright
 
 from benchmarks.ratio import Ratio
 from tests.lab import WAIT, Lab, Notebook, launch
-from tidb_magic.driver import Result
-from tidb_magic.frames import Origin
-from tidb_magic.processlist import SHOWN, ProcessList, to_frame
-from tidb_magic.sessions import Rights
+from tidb_magic.connection.driver import Result
+from tidb_magic.display.frame import Origin
+from tidb_magic.sessions.lookup import Rights
+from tidb_magic.sessions.processlist import SHOWN, ProcessList, to_frame
 
 SIZES = (1_000, 10_000)  # rows
 WARM_UP = 2  # rounds
@@ -145,7 +145,7 @@ def _session(number: int, seconds: int) -> tuple[Any, ...]:
 
 def close_tables() -> None:
     """Close the tables, of which the page has none any more."""
-    from tidb_magic.widget import OPEN
+    from tidb_magic.widget.table import OPEN
 
     for table in list(OPEN):
         table.close()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import assert_type
 
 import tidb_magic
-import tidb_magic.widget
+import tidb_magic.widget.table
 from tidb_magic import (
     Cluster,
     ConnectionId,
@@ -22,8 +22,8 @@ from tidb_magic import (
     connect,
     parse_kill,
 )
-from tidb_magic.lockforest import LockForest
-from tidb_magic.views import InstanceList, SessionCounts
+from tidb_magic.locks.lock_forest import LockForest
+from tidb_magic.sessions.summaries import InstanceList, SessionCounts
 
 
 def without_a_cluster() -> None:

@@ -22,9 +22,10 @@ from playwright.sync_api import Browser, sync_playwright
 import tidb_magic
 from tests.clients import LONG, ROWS, Client, eventually, wait_for_right
 from tests.lab import launch
-from tidb_magic import Cluster, link
-from tidb_magic.connection import Connection
-from tidb_magic.deadlines import DEADLINE
+from tidb_magic import Cluster
+from tidb_magic.cluster import pool
+from tidb_magic.connection.connection import Connection
+from tidb_magic.connection.deadline import DEADLINE
 from tidb_magic.playground import Playground
 from tidb_magic.playground.build import cache_folder
 from tidb_magic.playground.records import Options
@@ -37,6 +38,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tests")
 
+TESTS = Path(__file__).parent
 SHORT = 1.0  # seconds
 USUAL_LOAD = 3  # processes that run at once, for each core, while the tests run alone
 GROUPS = 3  # of the tests on the usual cluster, each of which starts one
@@ -73,7 +75,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     usual: dict[str, list[pytest.Item]] = {}
     slow = config.stash.setdefault(SLOW, {})
     for item in items:
-        of_file = slow.setdefault(f"tests/{item.path.name}", set())
+        file = str(item.path.relative_to(TESTS.parent))
+        of_file = slow.setdefault(file, set())
         if item.get_closest_marker("slow"):
             of_file.add(item.name.partition("[")[0])
         needed = clusters_of(item)
@@ -81,10 +84,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker("cluster")
         if "browser" in getattr(item, "fixturenames", ()):
             item.add_marker("browser")
-            needed.insert(0, f"browser {item.path.stem}")
+            needed.insert(0, f"browser {file}")
         if needed and not item.get_closest_marker("xdist_group"):
             if needed[0] == "playground":
-                usual.setdefault(item.path.stem, []).append(item)
+                usual.setdefault(file, []).append(item)
             else:
                 item.add_marker(pytest.mark.xdist_group(needed[0]))
     sizes = [0] * GROUPS
@@ -313,7 +316,7 @@ def deadline(request: pytest.FixtureRequest, fragile: Playground, monkeypatch: p
     needed = 10 * (time.monotonic() - began)
     short = max(SHORT, SHORT * busy(), needed)  # what answers at once can hang for a moment later
     set_default_deadline(monkeypatch, short)
-    monkeypatch.setattr(link, "_RETRY", (0.1, 1.0))
+    monkeypatch.setattr(pool, "_RETRY", (0.1, 1.0))
     return short
 
 
@@ -384,7 +387,7 @@ def recorded() -> Any:
     """What a real server of another version answered: ``recorded("6.5", "cluster_processlist")``."""
 
     def find(version: str, words: str) -> dict[str, Any]:
-        answers = json.loads((Path(__file__).parent / "recorded" / f"tidb-{version}.json").read_text())
+        answers = json.loads((TESTS / "recorded" / f"tidb-{version}.json").read_text())
         return next(answer for answer in answers if words in answer["sql"])
 
     return find

@@ -9,9 +9,9 @@ import pytest
 import tidb_magic
 from tests.tracebacks import with_locals
 from tidb_magic.api import PasswordInUrlWarning
+from tidb_magic.connection.settings import Secret
 from tidb_magic.errors import AuthenticationError, ConnectError, CopyError, Interrupted, TidbMagicError
 from tidb_magic.playground import Playground
-from tidb_magic.settings import Secret
 
 PLANTED = "planted-s3cret"
 

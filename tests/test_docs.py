@@ -10,8 +10,8 @@ import pytest
 
 from tests.conftest import SLOW
 from tidb_magic import Outcome
-from tidb_magic.lines import connect_parser, kill_parser, ps_parser
-from tidb_magic.magics import TidbMagics
+from tidb_magic.notebook.arguments import connect_parser, kill_parser, ps_parser
+from tidb_magic.notebook.magics import TidbMagics
 from tidb_magic.playground.__main__ import parser
 
 ROOT = Path(__file__).parent.parent
@@ -56,7 +56,7 @@ def test_every_setting_is_in_the_readme_with_its_default(name: str) -> None:
     assert re.search(rf"^\| `{name}` \| {re.escape(shown)} ?\| ", README, re.MULTILINE)
 
 
-@pytest.mark.parametrize("named", sorted(set(re.findall(r"`(tests/\w+\.py)::(\w+)`", README))))
+@pytest.mark.parametrize("named", sorted(set(re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", README))))
 def test_every_test_that_the_readme_names_exists(named: tuple[str, str]) -> None:
     file, test = named
     assert f"\ndef {test}(" in (ROOT / file).read_text()
@@ -76,7 +76,7 @@ def test_every_make_target_of_the_documents_exists() -> None:
 def test_every_slow_test_is_in_contributing_with_its_reason(pytestconfig: pytest.Config) -> None:
     """Of the files that were collected, which are all of them in `make test`."""
     collected = pytestconfig.stash[SLOW]
-    reasons = dict(re.findall(r"^\| `(tests/[\w.:]+)`.* \| (.+) \|$", CONTRIBUTING, re.MULTILINE))
+    reasons = dict(re.findall(r"^\| `(tests/[\w./:]+)`.* \| (.+) \|$", CONTRIBUTING, re.MULTILINE))
     whole = {"tests/test_environments.py", "tests/test_package.py"}  # the latter, where there are three Pythons
     named = {f"{file}::{test}" for file, tests in collected.items() if file not in whole for test in tests}
     assert {name for name in reasons if name.partition("::")[0] in collected} == named | (whole & collected.keys())

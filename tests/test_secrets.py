@@ -12,7 +12,7 @@ import pytest
 from nbclient import NotebookClient
 
 from tests.clients import Client
-from tests.test_logins import PLANTED, URL, _dot_env, _my_cnf, _section
+from tests.connection.test_sources import PLANTED, URL, _dot_env, _my_cnf, _section
 from tidb_magic.playground import Playground
 
 # Where it stands is read from the environment, so that no cell holds it.

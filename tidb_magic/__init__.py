@@ -15,30 +15,30 @@ if TYPE_CHECKING:
     from tidb_magic.api import Cluster, PasswordInUrlWarning, connect
     from tidb_magic.connection_id import ConnectionId
     from tidb_magic.errors import TidbMagicError
-    from tidb_magic.grammar import KillStatement, parse_kill
-    from tidb_magic.lockforest import LockForest
-    from tidb_magic.processlist import ProcessList
-    from tidb_magic.reports import History, KillReport
-    from tidb_magic.targets import Outcome
-    from tidb_magic.views import InstanceList, SessionCounts
+    from tidb_magic.kill.model import Outcome
+    from tidb_magic.kill.parser import KillStatement, parse_kill
+    from tidb_magic.kill.report import History, KillReport
+    from tidb_magic.locks.lock_forest import LockForest
+    from tidb_magic.sessions.processlist import ProcessList
+    from tidb_magic.sessions.summaries import InstanceList, SessionCounts
 
 __version__ = "0.1.0"
 
 _HOME = {
     "Cluster": "api",
     "ConnectionId": "connection_id",
-    "History": "reports",
-    "InstanceList": "views",
-    "KillReport": "reports",
-    "KillStatement": "grammar",
-    "LockForest": "lockforest",
-    "Outcome": "targets",
+    "History": "kill.report",
+    "InstanceList": "sessions.summaries",
+    "KillReport": "kill.report",
+    "KillStatement": "kill.parser",
+    "LockForest": "locks.lock_forest",
+    "Outcome": "kill.model",
     "PasswordInUrlWarning": "api",
-    "ProcessList": "processlist",
-    "SessionCounts": "views",
+    "ProcessList": "sessions.processlist",
+    "SessionCounts": "sessions.summaries",
     "TidbMagicError": "errors",
     "connect": "api",
-    "parse_kill": "grammar",
+    "parse_kill": "kill.parser",
 }
 
 __all__ = [
@@ -68,8 +68,8 @@ def __getattr__(name: str) -> Any:
 
 def load_ipython_extension(ipython: "InteractiveShell") -> None:
     """Register the magics."""
-    from tidb_magic import completion
-    from tidb_magic.magics import TidbMagics
+    from tidb_magic.notebook import completion
+    from tidb_magic.notebook.magics import TidbMagics
 
     magics = TidbMagics(ipython)
     ipython.register_magics(magics)
@@ -79,7 +79,7 @@ def load_ipython_extension(ipython: "InteractiveShell") -> None:
 
 def unload_ipython_extension(ipython: "InteractiveShell") -> None:
     """Close what is connected and take the magics away."""
-    from tidb_magic import completion
+    from tidb_magic.notebook import completion
 
     completion.remove(ipython)
     magics = ipython.magics_manager.registry.pop("TidbMagics", None)

@@ -14,26 +14,26 @@ from weakref import ref
 
 import pandas as pd
 
-from tidb_magic.aftermath import behind, follow, still_blocking
-from tidb_magic.audit import Audit
-from tidb_magic.deadlines import DEADLINE
+from tidb_magic.cluster.pool import Link
+from tidb_magic.cluster.topology import Direct
+from tidb_magic.connection.deadline import DEADLINE
+from tidb_magic.connection.settings import Secret, Settings
+from tidb_magic.connection.sources import find, with_keyring
+from tidb_magic.display.frame import counted
 from tidb_magic.errors import AuthenticationError, CopyError, Interrupted, OptionError, TidbMagicError
-from tidb_magic.filters import Filters, seconds
-from tidb_magic.frames import counted
-from tidb_magic.groups import MAX_VICTIMS, TIMEOUT, How
-from tidb_magic.kill import kill
-from tidb_magic.link import Link
-from tidb_magic.lockforest import LockForest
-from tidb_magic.locks import locks
-from tidb_magic.logins import find, with_keyring
-from tidb_magic.processlist import ProcessList
-from tidb_magic.reading import LIMIT, count_by, count_waiting, list_instances, read
-from tidb_magic.reports import History, KillReport, history
-from tidb_magic.routing import Direct
-from tidb_magic.sessions import Rights
-from tidb_magic.settings import Secret, Settings
-from tidb_magic.sources import Victims, matching, targets
-from tidb_magic.views import InstanceList, SessionCounts
+from tidb_magic.kill.audit import Audit
+from tidb_magic.kill.executor import kill
+from tidb_magic.kill.instance_worker import MAX_VICTIMS, TIMEOUT, How
+from tidb_magic.kill.report import History, KillReport, history
+from tidb_magic.kill.resolve import Victims, matching, targets
+from tidb_magic.locks.followup import behind, follow, still_blocking
+from tidb_magic.locks.lock_forest import LockForest
+from tidb_magic.locks.reader import locks
+from tidb_magic.sessions.filters import Filters, seconds
+from tidb_magic.sessions.lookup import Rights
+from tidb_magic.sessions.processlist import ProcessList
+from tidb_magic.sessions.reader import LIMIT, count_by, count_waiting, list_instances, read
+from tidb_magic.sessions.summaries import InstanceList, SessionCounts
 
 
 class PasswordInUrlWarning(UserWarning):

@@ -1,0 +1,1 @@
+"""The cluster: its instances, and one connection to each."""

@@ -1,0 +1,1 @@
+"""One connection to one TiDB instance: settings, TLS, driver, deadlines, errors."""

@@ -1,0 +1,1 @@
+"""Frames, text and HTML. Text from a server is shown, never interpreted."""

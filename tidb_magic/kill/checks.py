@@ -1,0 +1,228 @@
+"""Whether a KILL may be sent, and what a look proves of one that was. Pure: no I/O."""
+
+import re
+from dataclasses import dataclass, replace
+
+from tidb_magic.cluster.topology import Capabilities, Route
+from tidb_magic.connection.connection import Own
+from tidb_magic.kill.model import Outcome, Seen, Target, changed, replaced, same_statement
+from tidb_magic.sessions.lookup import Look, Session
+
+GONE = 0.4  # seconds between two looks that do not find a session, to call it gone
+COMMITTING = "Committing"  # STATE of CLUSTER_TIDB_TRX
+LOCKS_STAY = "its row locks can stay for about 20 s"  # 8.5.6, measured: until the time to live of the lock is over
+NOT_VISIBLE = "none of your sessions has this id, and without PROCESS other users' sessions are not visible"
+# What stands before the first word of a statement: blanks, semicolons, comments, the brackets of executable ones.
+_LEADING = r"(?s:[\s;(]|/\*(?!T?!).*?\*/|/\*(?:T!(?:\[[\w,\s]*\])?|!\d*)|--(?=\s)[^\n]*\n|#[^\n]*\n)*+"
+_DDL = re.compile(rf"{_LEADING}(?:ALTER|CREATE|DROP|TRUNCATE|RENAME|RECOVER|FLASHBACK)\b", re.IGNORECASE)
+_IMPORT = re.compile(rf"{_LEADING}IMPORT\s+INTO\b", re.IGNORECASE)
+_BENCHMARK = re.compile(r"\bBENCHMARK\s*\(", re.IGNORECASE)
+_GET_LOCK = re.compile(r"\bGET_LOCK\s*\(", re.IGNORECASE)
+_VERSION = re.compile(r"v?(\d+)\.(\d+)\.(\d+)")
+_CRASHES_BEFORE = (8, 5, 5)  # KILL QUERY of an idle session with an open transaction: pingcap/tidb 65447, 63956
+
+
+@dataclass(frozen=True)
+class Scene:
+    """How and with what rights a KILL would travel.
+
+    `version` is TiDB's on the session's instance; `protected` are users that
+    security-enhanced mode may protect from us, which TiDB checks on their own instance only.
+    """
+
+    route: Route
+    able: Capabilities
+    version: str | None
+    own: Own
+    force: bool = False
+    protected: frozenset[str] = frozenset()
+
+
+def judge(target: Target, look: Look, scene: Scene) -> Target:
+    """Decide by one look: `planned` if the KILL may be sent now, else why not; no outcome if another look must tell."""
+    now = look.sessions.get(target.id)
+    if now is None:
+        return _absent(target, look, scene)
+    target = replace(target, session=now, received=look.received, absent=None)
+    if scene.own.has(now.instance, now.id, now.host, now.alias):
+        return target.ended(Outcome.REFUSED, "it is a connection of tidb_magic itself")
+    if look.user is None:
+        reason = "this connection did not find itself in the list, so it cannot tell its own sessions from others"
+        return target.ended(Outcome.REFUSED, reason)
+    if target.seen is not None and (before := changed(target.seen, now)):
+        return target.ended(Outcome.CHANGED, before)
+    if not now.matches:
+        return target.ended(Outcome.CHANGED, "it does not match any more")
+    if target.seen is not None and target.seen.runs:
+        target = _timed(target, target.seen, now, look)
+        if target.outcome is not None or target.seen is None or not target.proven:
+            return target
+    if against := _against(target, now, look, scene):
+        return target.ended(Outcome.REFUSED, against)
+    return target.ended(Outcome.PLANNED, _effect(target, now, scene))
+
+
+def _timed(target: Target, seen: Seen, now: Session, look: Look) -> Target:
+    """Note whether a statement is the very one that was seen, as far as this look proves it."""
+    if seen.requested is None:  # an old list: from now on it is watched by the clock
+        return replace(target, seen=replace(seen, requested=look.requested))
+    same = same_statement(seen.requested, now, look)
+    if same is False:
+        return target.ended(Outcome.CHANGED, "it began after the list was requested, with the same text: list again")
+    return replace(target, proven=bool(same))
+
+
+def unproven(target: Target) -> Target:
+    """Give up on a statement that may be another one of the same text."""
+    reason = "whether it is the statement that was seen or a later one of the same text cannot be told: list again"
+    return target.ended(Outcome.CHANGED, reason)
+
+
+def _absent(target: Target, look: Look, scene: Scene) -> Target:
+    if look.missing:
+        silent = f"{', '.join(look.missing)} did not answer"
+        return target.ended(Outcome.UNREACHABLE, f"not found out where it is: {silent}")
+    if not scene.able.see_others:
+        return target.ended(Outcome.REFUSED, NOT_VISIBLE)
+    target = _missed(target, look)
+    return target.ended(Outcome.ALREADY_GONE, "no session has this id") if _gone(target, look) else target
+
+
+def _missed(target: Target, look: Look) -> Target:
+    return target if target.absent is not None else replace(target, absent=look.requested)
+
+
+def _gone(target: Target, look: Look) -> bool:
+    """Tell whether a session is gone: COM_CHANGE_USER hides one that is not."""
+    return target.absent is not None and look.requested - target.absent >= GONE
+
+
+def _against(target: Target, now: Session, look: Look, scene: Scene) -> str | None:
+    """Return why this KILL must not be sent, or None."""
+    query = target.statement.query
+    stranger = now.user != look.user
+    if stranger and not scene.able.kill_others:
+        whose = f"{now.user}'s session" if now.user else "internal work of TiDB itself"
+        return f"it is {whose}, and {look.user} has neither CONNECTION_ADMIN nor SUPER"
+    if stranger and now.user in scene.protected:
+        return (
+            f"security-enhanced mode may protect {now.user}: it takes RESTRICTED_CONNECTION_ADMIN to end its sessions"
+        )
+    if query and not now.runs:
+        return "it runs no statement now (an older TiDB would end the session); KILL without QUERY ends the session"
+    if query and "in transaction" in now.state and _crashes(scene.version):
+        return f"KILL QUERY within a transaction can crash TiDB before 8.5.5 (it is {scene.version}): end the session"
+    if not scene.force and (instead := better(now)):
+        return f"{instead}; --force sends it all the same"
+    return None
+
+
+def better(session: Session) -> str | None:
+    """Return what ends this session's work better than a KILL, or why it should be left alone; None for usual work."""
+    if is_ddl(session):
+        return "it runs DDL, whose job a KILL does not end: ADMIN SHOW DDL JOBS, then ADMIN CANCEL DDL JOBS"
+    if _starts(session, _IMPORT):
+        return "it runs IMPORT INTO, whose job a KILL may leave behind: SHOW IMPORT JOBS, then CANCEL IMPORT JOB"
+    if not session.user:
+        return (
+            "it is internal work of TiDB itself, as auto analyze is:"
+            " SHOW ANALYZE STATUS, and SET GLOBAL tidb_enable_auto_analyze = OFF starts no more"
+        )
+    if session.transaction is not None and session.transaction.state == COMMITTING:
+        return "its transaction is committing and may have committed (or waits for a lock in autocommit mode)"
+    return None
+
+
+def next_step(session: Session, *, query: bool) -> str:
+    """Return why a KILL that was delivered may not have ended this session's work, and what to do then.
+
+    TiDB 8.5.6, measured: it tests between two batches of rows, and when it writes to the client, whether it was killed.
+
+    >>> now = Session("a:1", 2, "ann", "b:3", "Query", 7, "", "SELECT BENCHMARK(9, 1)", "")
+    >>> next_step(now, query=True)
+    'TiDB does not interrupt BENCHMARK(): it ends by itself, or with its instance'
+    """
+    if instead := better(session):
+        return instead
+    text = session.info or ""
+    if _BENCHMARK.search(text):
+        return "TiDB does not interrupt BENCHMARK(): it ends by itself, or with its instance"
+    if _GET_LOCK.search(text):
+        return (
+            "TiDB does not interrupt GET_LOCK(): it ends when the session that holds the lock calls RELEASE_LOCK() or"
+            " is killed, or by its own timeout"
+        )
+    if query:
+        return f"if its client does not read the result, end the connection: %tidb_kill {session.id}"
+    return f"TiDB ends it when the rows that it works on are done: %tidb_ps --idle --where 'ID = {session.id}' shows it"
+
+
+def is_ddl(session: Session) -> bool:
+    """Tell whether a session runs DDL."""
+    return _starts(session, _DDL)
+
+
+def _starts(session: Session, words: re.Pattern[str]) -> bool:
+    """Tell whether a session's statement begins with these words.
+
+    >>> session = Session("a:1", 2, "ann", "b:3", "Query", 7, "", "/* x */ /*!40101 Alter*/ table t ADD i INT", "")
+    >>> _starts(session, _DDL), _starts(session, _IMPORT)
+    (True, False)
+    """
+    return bool(session.runs and words.match(session.info or ""))
+
+
+def _crashes(version: str | None) -> bool:
+    numbers = _VERSION.match(version or "")
+    return numbers is None or tuple(map(int, numbers.groups())) < _CRASHES_BEFORE
+
+
+def _effect(target: Target, now: Session, scene: Scene) -> str:
+    """Say in words how a KILL travels and what it does."""
+    way = "by a connection to its instance" if scene.route is Route.OWNER else f"TiDB forwards it to {now.instance}"
+    if target.statement.query:
+        said = ["ends its statement, the session stays", *_kept_open(now), way]
+    else:
+        said = ["ends the session", *rolled_back(now), way]
+    if scene.force and (instead := better(now)):
+        said.append(f"although {instead}")
+    return "; ".join(said)
+
+
+def _kept_open(session: Session) -> list[str]:
+    """Say that ending a statement leaves the transaction around it open."""
+    if session.transaction is None or not session.transaction.keys or "in transaction" not in session.state:
+        return []
+    return [f"its transaction of {session.transaction.changes} stays open: KILL QUERY cannot free its locks"]
+
+
+def rolled_back(session: Session) -> list[str]:
+    """Say what ending a session does to its transaction."""
+    if session.transaction is None or not session.transaction.keys:
+        return []
+    if session.transaction.state == COMMITTING:
+        return ["its transaction is committing: whether that succeeds is not known", LOCKS_STAY]
+    return [f"rolls back {session.transaction.changes}", LOCKS_STAY]
+
+
+def proof(target: Target, look: Look, able: Capabilities) -> Target:
+    """Return what a look shows to have happened since the KILL; without an outcome if nothing has yet."""
+    before, now = target.session, look.sessions.get(target.id)
+    if before is None or look.missing or look.user is None:
+        return target
+    if now is not None and target.statement.query and replaced(before, target.received, now, look):
+        return target.ended(Outcome.INTERRUPTED)
+    if now is not None:
+        return replace(target, absent=None)
+    if not target.statement.query:
+        return target.ended(Outcome.KILLED, "; ".join(_left_behind(before)))
+    target = _missed(target, look)
+    if not _gone(target, look):
+        return target
+    if able.see_others:
+        return target.ended(Outcome.KILLED, "its whole session ended")
+    return target.ended(Outcome.INTERRUPTED, "its session is not visible any more: it ended, or it changed its user")
+
+
+def _left_behind(before: Session) -> list[str]:
+    return [part.replace("rolls", "rolled").replace("is committing", "was committing") for part in rolled_back(before)]

@@ -1,0 +1,143 @@
+"""End sessions or their statements, and see that it happened: plan, check, send, verify.
+
+Targets are grouped by their instances, and the groups are worked on side by side.
+"""
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from dataclasses import replace
+
+from tidb_magic.cluster.pool import Link
+from tidb_magic.errors import AuditError, Interrupted
+from tidb_magic.kill.audit import Audit
+from tidb_magic.kill.instance_worker import Group, How, Job
+from tidb_magic.kill.locate import Located, locate, located
+from tidb_magic.kill.model import Outcome, Target
+from tidb_magic.kill.report import KillReport, report
+from tidb_magic.sessions.lookup import ANYTHING, Condition
+
+_THREADS = 32
+_NAMED = 10  # ids of each kind, of which Ctrl-C says what became of them
+_WAKE = (0.3, 4.0)  # seconds after Ctrl-C: for a thread to end by itself, and to end what it left on the server
+
+
+def kill(  # noqa: PLR0913 (whom, how, and what is said of it)
+    link: Link,
+    targets: Sequence[Target],
+    how: How,
+    audit: Audit,
+    *,
+    condition: Condition = ANYTHING,
+    remarks: Sequence[str] = (),
+) -> KillReport:
+    """End the targets and report what was seen to happen, or only plan it.
+
+    `condition` is what a session must match still when it is sent, as SQL with its parameters.
+
+    Raises
+    ------
+    AuditError
+        The audit file cannot be written. Nothing was sent.
+    Interrupted
+        Ctrl-C. The message says what was sent and what is known of it.
+    """
+    link.check()
+    wanted, said = list(dict.fromkeys(targets)), list(remarks)
+    too_many = len(wanted) > how.max_victims and not how.plan
+    how = replace(how, plan=how.plan or too_many)
+    audit.check()
+    work = _Work(link, wanted, how, audit, condition)
+    try:
+        work.run()
+        audit.ended(work.now.values(), plan=how.plan)
+    except KeyboardInterrupt as error:
+        raise Interrupted(work.interrupted(error)) from None
+    except AuditError as error:
+        said.append(str(error))
+    finally:
+        work.close()
+    known = list(work.now.values())
+    if too_many and any(target.outcome is Outcome.PLANNED for target in known):
+        said.append(
+            f"Nothing was sent: {len(wanted):,} are more than max_victims ({how.max_victims:,})."
+            f" --max-victims {len(wanted)} allows them."
+        )
+    return report(known, said, audit.cluster)
+
+
+class _Work:
+    """The groups of a kill, each in a thread."""
+
+    def __init__(self, link: Link, targets: Sequence[Target], how: How, audit: Audit, condition: Condition) -> None:
+        self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="tidb_magic-kill")
+        self.now = dict(enumerate(targets))
+        self._job = Job(link, self.now, how, audit, condition, threading.Event(), self._executor.submit, {})
+        self._groups: dict[Future[None], Group] = {}
+
+    def run(self) -> None:
+        link = self._job.link
+        found, others = located(link, self.now)
+        self._begin(found)
+        if others:
+            self._begin(locate(link, others, deadline=self._job.how.deadline))
+        wait(self._groups)
+        for at, left in self._left().items():
+            if self.now[at].outcome is Outcome.UNCONFIRMED:
+                self.now[at] = replace(self.now[at], reason=f"{self.now[at].reason} {left}")
+
+    def _begin(self, found: Located) -> None:
+        self.now.update(found.targets)
+        for place, positions in found.places.items():
+            group = Group(self._job, place, positions)
+            self._groups[self._executor.submit(group.run)] = group
+
+    def _left(self) -> dict[int, str]:
+        """Return what of our own KILLs may still run on a server, or that it was ended."""
+        endings = self._job.endings
+        wait(endings.values(), _WAKE[1])
+        return {
+            at: (ending.result() or "Our KILL was ended.") if ending.done() else "Our KILL may still run."
+            for at, ending in endings.items()
+        }
+
+    def close(self) -> None:
+        """Let the threads end."""
+        self._executor.shutdown(wait=False)
+
+    def interrupted(self, error: KeyboardInterrupt) -> str:
+        """Stop the threads, end what they left on the servers, and say what was sent and what is known of it."""
+        self._job.stop.set()
+        by_itself, at_most = _WAKE
+        left: dict[int, str] = {}
+        try:
+            _, busy = wait(self._groups, by_itself)
+            for future in busy:
+                for way in self._groups[future].ways:
+                    way.connection.close()
+            wait(busy, at_most)
+            left = self._left()
+        except KeyboardInterrupt:  # a second one
+            left[-1] = "What runs still was not waited for."
+        said = [str(error)] if isinstance(error, Interrupted) else []
+        known, ended, not_sent = [], [], []
+        for target in self.now.values():
+            if target.outcome is None and target.sent is None:
+                not_sent.append(str(int(target.id)))
+                continue
+            if target.outcome is None:
+                said.append(f"{target.statement.sql} was sent, what came of it was not seen: look with %tidb_ps.")
+                known.append(target.ended(Outcome.UNCONFIRMED, "interrupted before it was seen"))
+            else:
+                ended.append(f"{int(target.id)}: {target.outcome}.")
+                known.append(target)
+        with suppress(AuditError):
+            self._job.audit.ended(known, plan=self._job.how.plan)
+        said += ended[:_NAMED]
+        if len(ended) > _NAMED:
+            said.append(f"{len(ended) - _NAMED:,} more have ended: %tidb_ps --history tells how.")
+        if not_sent:
+            more = f" and {len(not_sent) - _NAMED:,} more" if len(not_sent) > _NAMED else ""
+            said.append(f"Nothing was sent for {', '.join(not_sent[:_NAMED])}{more}.")
+        return " ".join([*said, *left.values()])

@@ -1,0 +1,1 @@
+"""Lock waits: which session blocks which, as a forest."""

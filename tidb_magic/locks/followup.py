@@ -1,0 +1,166 @@
+"""After root blockers were killed: who waited for them waits no longer, and since when. KILL leaves locks for a while.
+
+Whether he got the lock, gave up (innodb_lock_wait_timeout) or ended is not to be seen from outside.
+"""
+
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import pandas as pd
+
+from tidb_magic.cluster.pool import Link
+from tidb_magic.display.frame import TEXT, counted
+from tidb_magic.errors import TidbMagicError
+from tidb_magic.kill.model import Outcome, Target
+from tidb_magic.kill.report import KillReport
+from tidb_magic.locks.lock_forest import LockForest
+from tidb_magic.locks.reader import locks
+
+WATCHED = 30.0  # seconds; a lock's time to live is about 20 (8.5.6, measured)
+_PAUSE = 0.25  # seconds between two readings
+_NAMED = 5
+_STILL, _UNKNOWN, _NO_LONGER = "still waiting", "not known", "no longer waiting"
+
+
+@dataclass
+class _Waiter:
+    """Somebody who waited for a killed session. `since` is when it was not seen to any more."""
+
+    name: str
+    instance: str | None
+    id: int | None
+    holder: int
+    lock: str
+    now: str = _STILL
+    seconds: float | None = None
+    since: float | None = None
+
+    @property
+    def watched(self) -> bool:
+        """Whether it is not known yet what becomes of it."""
+        return self.now in (_STILL, _UNKNOWN)
+
+
+def still_blocking(target: Target, now: LockForest, blockers: Collection[tuple[str, int]]) -> Target:
+    """Return a target as `changed` if it is one of those that blocked somebody, and nobody waits for it now."""
+    if (target.instance or "", int(target.id)) not in blockers or now.holds_up(target.instance, target.id):
+        return target
+    unheard = "" if now.complete else ", as far as those know who answered"
+    return target.ended(Outcome.CHANGED, f"nobody waits for it any more{unheard}: list again")
+
+
+def behind(report: KillReport, now: LockForest, *, query: bool) -> list[str]:
+    """Return what has to be said of those who wait for who is planned to be killed, or whose statement ended."""
+    ones = report[report["OUTCOME"].isin([Outcome.PLANNED, Outcome.INTERRUPTED])]
+    waiting = len(_waiters(now, set(zip(ones["INSTANCE"], ones["ID"], strict=True))))
+    if not waiting:
+        return []
+    said = f"{counted(waiting, 'session')} {'waits' if waiting == 1 else 'wait'} for them"
+    if query:
+        return [f"{said} and may go on waiting: QUERY ends the statement, and the transaction keeps its locks."]
+    return [f"{said}: tidb_magic watches for {WATCHED:g} s when they go on."]
+
+
+def follow(link: Link, report: KillReport, before: LockForest, *, deadline: float) -> KillReport:
+    """Watch until nobody waits any longer for who was killed, 30 s at most, and add that to the report.
+
+    Ctrl-C ends the watching, and is said.
+    """
+    killed = report[report["OUTCOME"] == Outcome.KILLED]
+    victims = set(zip(killed["INSTANCE"], killed["ID"], strict=True))
+    watched = [one for one in _waiters(before, victims) if (one.instance, one.id) not in victims]
+    if not watched:
+        return report
+    rows = zip(before.frame["INSTANCE"], before.frame["ID"], before.frame["TXN_ID"], strict=True)
+    gone = {f"transaction {number}" for instance, id_, number in rows if (instance, id_) in victims}
+    gone |= {str(id_) for _, id_ in victims}
+    ended = _watch(link, watched, gone, deadline)
+    report.remarks = (*report.remarks, _said(watched), *ended)
+    report.waiters = _frame(watched)
+    return report
+
+
+def _waiters(forest: LockForest, victims: set[tuple[str, int]]) -> list[_Waiter]:
+    found: dict[str, _Waiter] = {}
+    for row in forest.waits.to_dict("records"):
+        if (row["HOLDER_INSTANCE"], row["HOLDER_ID"]) in victims:
+            listed = not pd.isna(row["WAITER_ID"])
+            instance, number = (row["WAITER_INSTANCE"], int(row["WAITER_ID"])) if listed else (None, None)
+            one = _Waiter(row["WAITER"], instance, number, int(row["HOLDER_ID"]), row["LOCK"])
+            found.setdefault(one.name, one)
+    return list(found.values())
+
+
+def _watch(link: Link, watched: list[_Waiter], gone: set[str], deadline: float) -> list[str]:
+    """Read until nobody waits for those who are gone; return what kept it from that, or who waits for others now."""
+    began = time.monotonic()
+    said: list[str] = []
+    others = ""
+    try:
+        while any(one.watched for one in watched) and time.monotonic() - began < WATCHED:
+            try:
+                now = locks(link, deadline=deadline)
+            except TidbMagicError as error:
+                said = [str(error)]
+            else:
+                said, others = list(now.remarks), _others(now)
+                _note(watched, gone, now, time.monotonic() - began)
+            time.sleep(_PAUSE)
+    except KeyboardInterrupt:
+        return ["Interrupted: what becomes of who waits was not watched to the end."]
+    return [*(said if any(one.watched for one in watched) else []), *filter(None, [others])]
+
+
+def _others(now: LockForest) -> str:
+    waiting = len(set(now.waits["WAITER"]))
+    return (
+        f"{counted(waiting, 'session')} {'waits' if waiting == 1 else 'wait'} now: %tidb_ps --locks." if waiting else ""
+    )
+
+
+def _note(watched: list[_Waiter], gone: set[str], now: LockForest, seconds: float) -> None:
+    holders: dict[str, list[str]] = {}
+    for waiter, holder in zip(now.waits["WAITER"], now.waits["HOLDER"], strict=True):
+        holders.setdefault(waiter, []).append(holder)
+    for one in watched:
+        if not one.watched:
+            continue
+        above = holders.get(one.name, [])
+        if not gone.isdisjoint(above):
+            one.now, one.since = _STILL, None
+        elif not above and not (now.complete if one.instance is None else one.instance in now.heard):
+            one.now, one.since = _UNKNOWN, None
+        elif one.since is None:  # a reading can miss a wait: another one has to find the same
+            one.since = seconds
+        else:
+            one.now = f"waiting for {above[0]} now" if above else _NO_LONGER
+            one.seconds = one.since
+
+
+def _said(watched: list[_Waiter]) -> str:
+    """Return what became of them: those of whom it is the same together, few of them by name."""
+    same: dict[str, list[_Waiter]] = {}
+    for one in watched:
+        same.setdefault(one.now, []).append(one)
+    parts = []
+    for now, ones in same.items():
+        who = ", ".join(one.name for one in ones) if len(ones) <= _NAMED else counted(len(ones), "session")
+        seconds = sorted(f"{one.seconds:.1f}" for one in ones if one.seconds is not None)
+        times = sorted({one.seconds for one in ones if one.seconds is not None})
+        took = f"{times[0]:.1f} to {times[-1]:.1f}" if len(set(seconds)) > 1 else "".join(seconds[:1])
+        parts.append(f"{now}: {who}" + (f" (after {took} s)" if took else ""))
+    return f"{counted(len(watched), 'session')} waited; {'; '.join(parts)}."
+
+
+def _frame(watched: list[_Waiter]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "WAITER_ID": pd.array([one.id for one in watched], dtype="Int64"),
+            "WAITER_INSTANCE": pd.array([one.instance for one in watched], dtype=TEXT),
+            "WAITED_FOR": pd.array([one.holder for one in watched], dtype="Int64"),
+            "LOCK": pd.array([one.lock for one in watched], dtype=TEXT),
+            "NOW": pd.array([one.now for one in watched], dtype=TEXT),
+            "SECONDS": pd.array([one.seconds for one in watched], dtype="Float64"),
+        }
+    )

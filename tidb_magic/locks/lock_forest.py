@@ -1,0 +1,311 @@
+"""LockForest: who blocks whom, as text, HTML and DataFrames."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from tidb_magic.display.frame import TEXT, counted
+from tidb_magic.display.render import Seconds, html_table, lock, statement, text_table
+from tidb_magic.locks.wait_graph import Branch
+from tidb_magic.sessions.lookup import Session, Transaction
+from tidb_magic.sessions.processlist import ProcessList
+
+LOCK, METADATA_LOCK, DDL_QUEUE = "lock", "metadata lock", "DDL queue"  # kinds of waits
+HEADER = ["SESSION", "INSTANCE", "USER", "WAITS", "HOLDS", "BEHIND", "FREES", "TRANSACTION", "DOES"]
+_WIDTHS = {"SESSION": 120, "HOLDS": 120, "DOES": 120}
+_DEADLOCKS = ["OCCUR_TIME", "INSTANCE", "TRANSACTIONS", "LOCKS"]
+_DEADLOCKS_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Unlisted:
+    """What holds or waits for a lock and is no session of the list, and why; a `lasting` lock has no time to live."""
+
+    text: str
+    why: str
+    lasting: bool = False
+
+
+Somebody = tuple[str, int] | Unlisted  # a session by INSTANCE and ID
+
+
+@dataclass(frozen=True)
+class Wait:
+    """That somebody waits for somebody, for what, and since when in seconds, as far as that is known.
+
+    DDL waits for a metadata lock or for other DDL, as whose `job` it is known to TiDB.
+    """
+
+    waiter: Somebody
+    holder: Somebody
+    kind: str
+    what: str
+    seconds: float | None = None
+    job: int | None = None
+
+
+@dataclass(frozen=True)
+class OpenTransaction(Transaction):
+    """The same with how old it is, and how long it waits for a lock, in seconds; `tables` by their ids."""
+
+    age: float
+    waits: float | None
+    tables: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One place in the forest: who stands there, for whom he waits, and who for him, the longest first."""
+
+    branch: Branch[Somebody]
+    session: Session | None = None
+    transaction: OpenTransaction | None = None
+    waits: tuple[Wait, ...] = ()
+    held: tuple[Wait, ...] = ()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether it waits itself, for somebody or for whom nobody tells."""
+        return bool(self.waits) or not self.held
+
+    @property
+    def root(self) -> bool:
+        """Whether it waits for nobody and others for it."""
+        return bool(self.held) and not self.waits
+
+    @property
+    def blocker(self) -> bool:
+        """Whether it is a session to kill: a root, other than DDL, which is cancelled."""
+        return self.root and self.session is not None and any(wait.kind != DDL_QUEUE for wait in self.held)
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it waits, as far as that is known."""
+        return max((wait.seconds for wait in self.waits if wait.seconds is not None), default=None)
+
+    @property
+    def holds(self) -> str:
+        """What others wait for, and since when at least."""
+        longest = {lock(wait.what): wait.seconds for wait in reversed(self.held)}  # the longest come first
+        return "; ".join(
+            what if seconds is None else f"{what} (≥ {Seconds(seconds)})" for what, seconds in longest.items()
+        )
+
+
+class LockForest:
+    """Who waits for whom in a TiDB cluster: the root blockers first, each with who waits behind it.
+
+    Attributes
+    ----------
+    frame : ProcessList
+        The sessions in the order of the trees, each once, with the columns of a process list and these: DEPTH
+        ``Int64``, 0 for a root; WAITS ``Float64``, seconds that it waits for a lock, where TiDB tells, else since its
+        statement began; WAITS_FOR and HOLDS, tables with rows or index values; BEHIND ``Int64``,
+        how many wait for it, directly or behind others; FREES ``Int64``, how many of these wait for nobody else, so
+        that they can go on when those before them have ended; AGE
+        ``Float64``, seconds since its transaction began; KEYS and BYTES ``Int64``, what a kill rolls back (8.5.6 tells
+        no bytes); TXN_STATE, which is STATE of CLUSTER_TIDB_TRX.
+    waits : DataFrame
+        Every single wait: WAITER and HOLDER, which name also who is no session of the list; KIND (``lock``,
+        ``metadata lock``, ``DDL queue``), LOCK, SECONDS ``Float64``; WAITER_INSTANCE, WAITER_ID ``Int64``,
+        HOLDER_INSTANCE, HOLDER_ID ``Int64``.
+    deadlocks : DataFrame
+        The deadlocks that the instances remember, which TiDB resolved: there is nothing to kill. The columns of
+        CLUSTER_DEADLOCKS, and LOCK in words; OCCUR_TIME is ``datetime64[ms, UTC]``.
+    taken_at, complete, missing, remarks, see_others
+        As in ProcessList. It is complete if every registered instance also said who waits for a lock there.
+    heard : frozenset of str
+        The instances that did.
+    """
+
+    heard: frozenset[str] = frozenset()
+
+    def __init__(self, standings: Sequence[Standing], frame: ProcessList, deadlocks: pd.DataFrame) -> None:
+        self.frame = _with_locks(frame, standings)
+        self.waits = _frame([wait for standing in standings for wait in standing.waits])
+        self.deadlocks = deadlocks
+        self.taken_at, self.complete, self.missing = frame.taken_at, frame.complete, frame.missing
+        self.remarks, self.see_others = frame.remarks, frame.see_others
+        self._standings = standings
+
+    def holds_up(self, instance: str | None, number: int) -> bool:
+        """Tell whether somebody waits for this session."""
+        waits = self.waits
+        return bool(((waits["HOLDER_INSTANCE"] == instance) & (waits["HOLDER_ID"] == number)).any())
+
+    @property
+    def roots(self) -> ProcessList:
+        """The sessions to kill: others wait for them, and they wait for nobody."""
+        roots = {standing.branch.name for standing in self._standings if standing.blocker}
+        chosen = [key in roots for key in zip(self.frame["INSTANCE"], self.frame["ID"], strict=True)]
+        return self.frame.loc[chosen]
+
+    def __repr__(self) -> str:
+        """Return the trees as text."""
+        parts = [*self._footer(), *self._about_deadlocks()]
+        if self._standings:
+            parts.insert(0, text_table(HEADER, self._rows(), [], widths=_WIDTHS))
+        if len(self.deadlocks):
+            parts.append(text_table(_DEADLOCKS, self._resolved(), []))
+        return "\n".join(parts)
+
+    def _repr_html_(self) -> str:
+        footer = [*self._footer(), *self._about_deadlocks()]
+        trees = html_table(HEADER if self._standings else [], self._rows(), footer)
+        return trees + (html_table(_DEADLOCKS, self._resolved(), []) if len(self.deadlocks) else "")
+
+    @property
+    def summary(self) -> list[str]:
+        """Sentences on who waits, and how it was read; and on the deadlocks, each in a line."""
+        resolved = (": ".join((str(moment), str(where), str(what))) for moment, where, _, what in self._resolved())
+        return [*self._footer(), *self._about_deadlocks(), *resolved]
+
+    @property
+    def tree(self) -> list[tuple[int, Somebody, bool, list[object]]]:
+        """For each place its depth, who stands there, whether it is a session to kill, and its cells by HEADER."""
+        return [
+            (standing.branch.depth, standing.branch.name, standing.blocker, row)
+            for standing, row in zip(self._standings, self._rows(), strict=True)
+        ]
+
+    def _rows(self) -> list[list[object]]:
+        trees = _trees([standing.branch.depth for standing in self._standings])
+        return [_row(tree, standing) for tree, standing in zip(trees, self._standings, strict=True)]
+
+    def _footer(self) -> list[str]:
+        waiting = sum(standing.waiting and standing.session is not None for standing in self._standings)
+        roots = sum(standing.root and standing.session is not None for standing in self._standings)
+        behind = f" behind {counted(roots, 'root blocker')}" if roots else ""
+        nobody = "Nobody waits" if self.complete else "Nobody was seen to wait"
+        said = f"{counted(waiting, 'session')} {'waits' if waiting == 1 else 'wait'}{behind}" if waiting else nobody
+        lines = [self.frame.taken(said)]
+        alone = [one.branch.name for one in self._standings if one.root and one.session is None]
+        if lasting := sum(isinstance(one, Unlisted) and one.lasting for one in alone):
+            named = counted(lasting, "user-level lock")
+            lines.append(
+                f"{named} of sessions that TiDB does not name: IS_USED_LOCK returns the id only in the session itself."
+                " It ends with RELEASE_LOCK, or with its session."
+            )
+        if lone := len(alone) - lasting:
+            is_ = "is no session" if lone == 1 else "are no sessions"
+            lines.append(f"{lone} more that others wait for {is_}: nothing to kill there; such locks end within 20 s.")
+        if len(self.roots):
+            lines.append(
+                "To end the root blockers: %tidb_kill --from VARIABLE, one that holds this. After a KILL a row lock can"
+                " stay for about 20 s; the report says who waits no longer, and since when."
+            )
+        if jobs := dict.fromkeys(wait.job for standing in self._standings for wait in standing.waits if wait.job):
+            lines.append(f"Or end the DDL that waits: ADMIN CANCEL DDL JOBS {', '.join(map(str, jobs))}.")
+        if any(standing.waiting and not standing.waits for standing in self._standings) and self.complete:
+            lines.append("For whom some wait was not told at this moment: read again.")
+        if any(standing.branch.circular for standing in self._standings):
+            lines.append("A circle is a deadlock, which TiDB ends itself, or was not read at one moment.")
+        return [*lines, *self.frame.how_it_was_read()]
+
+    def _about_deadlocks(self) -> list[str]:
+        number = self.deadlocks.groupby(["INSTANCE", "DEADLOCK_ID"]).ngroups
+        shown = f" The last {_DEADLOCKS_SHOWN}:" if number > _DEADLOCKS_SHOWN else ""
+        return (
+            [f"{counted(number, 'deadlock')} remembered, which TiDB resolved: nothing to kill.{shown}"]
+            if number
+            else []
+        )
+
+    def _resolved(self) -> list[list[object]]:
+        groups = list(self.deadlocks.groupby(["OCCUR_TIME", "INSTANCE", "DEADLOCK_ID"]))[-_DEADLOCKS_SHOWN:]
+        return [
+            [f"{moment:%Y-%m-%d %H:%M:%S} UTC", instance, len(rows), "; ".join(map(lock, rows["LOCK"]))]
+            for (moment, instance, _), rows in reversed(groups)
+        ]
+
+
+def _trees(depths: Sequence[int]) -> list[str]:
+    """Return what is drawn before each, for the depths in the order of the trees.
+
+    >>> [tree.replace(chr(160), " ") for tree in _trees([0, 1, 2, 1, 0])]
+    ['', '├─ ', '│  └─ ', '└─ ', '']
+    """
+    drawn, more = [], set[int]()  # more: the depths at which another one follows below
+    for depth in reversed(depths):
+        before = "".join("│  " if above in more else "   " for above in range(1, depth))
+        drawn.append("" if depth == 0 else before + ("├─ " if depth in more else "└─ "))
+        more = {above for above in more if above < depth} | {depth}
+    return [tree.replace(" ", "\N{NO-BREAK SPACE}") for tree in reversed(drawn)]
+
+
+def _row(tree: str, standing: Standing) -> list[object]:
+    branch, session, transaction = standing.branch, standing.session, standing.transaction
+    waits = [lock(wait.what) for wait in standing.waits[:1]]
+    if standing.seconds is not None:
+        waits = [f"{Seconds(standing.seconds)} for {wait}" for wait in waits]
+    if standing.waiting and not standing.waits:
+        waits = ["for whom is not known"]
+    others = branch.also if branch.above is not None else branch.also[1:]
+    waits += [f"also for {_name(one)}" for one in others]
+    changes = []
+    if transaction is not None:
+        changes = [str(Seconds(transaction.age)), transaction.changes]
+    return [
+        f"{tree}{_name(branch.name)}",
+        session.instance if session else "",
+        session.user if session else "",
+        "; ".join(waits),
+        standing.holds,
+        branch.behind or "",
+        branch.frees if branch.behind else "",
+        ", ".join(changes),
+        _does(session) if session else getattr(branch.name, "why", ""),
+    ]
+
+
+def _name(somebody: Somebody) -> str:
+    return somebody.text if isinstance(somebody, Unlisted) else str(somebody[1])
+
+
+def _does(session: Session) -> str:
+    return statement(session.info) if session.runs else f"idle for {Seconds(session.time)}"
+
+
+def _with_locks(frame: ProcessList, standings: Iterable[Standing]) -> ProcessList:
+    """Return the rows of those who stand in the forest, with the columns that LockForest adds."""
+    at = {key: row for row, key in enumerate(zip(frame["INSTANCE"], frame["ID"], strict=True))}
+    listed = [one for one in standings if isinstance(one.branch.name, tuple) and one.branch.name in at]
+    places = [at[one.branch.name] for one in listed]  # type: ignore[index]
+    rows = frame.iloc[places].reset_index(drop=True)
+    rows.matched, rows.hidden = len(rows), 0  # it is all who stand there
+    transactions = [one.transaction for one in listed]
+    columns: dict[str, tuple[list[Any], Any]] = {
+        "DEPTH": ([one.branch.depth for one in listed], "Int64"),
+        "WAITS": ([one.seconds for one in listed], "Float64"),
+        "WAITS_FOR": (["; ".join(wait.what for wait in one.waits) for one in listed], TEXT),
+        "HOLDS": (["; ".join(dict.fromkeys(wait.what for wait in one.held)) for one in listed], TEXT),
+        "BEHIND": ([one.branch.behind for one in listed], "Int64"),
+        "FREES": ([one.branch.frees for one in listed], "Int64"),
+        "AGE": ([one and one.age for one in transactions], "Float64"),
+        "KEYS": ([one and one.keys for one in transactions], "Int64"),
+        "BYTES": ([one and one.size for one in transactions], "Int64"),
+        "TXN_STATE": ([one and one.state for one in transactions], TEXT),
+    }
+    for name, (values, dtype) in columns.items():
+        rows[name] = pd.array(values, dtype=dtype)
+    return rows
+
+
+def _frame(waits: Sequence[Wait]) -> pd.DataFrame:
+    ends = [(wait.waiter, wait.holder) for wait in waits]
+    sessions = [tuple(one if isinstance(one, tuple) else (None, None) for one in pair) for pair in ends]
+    columns: dict[str, tuple[list[Any], Any]] = {
+        "WAITER": ([_name(waiter) for waiter, _ in ends], TEXT),
+        "HOLDER": ([_name(holder) for _, holder in ends], TEXT),
+        "KIND": ([wait.kind for wait in waits], TEXT),
+        "LOCK": ([wait.what for wait in waits], TEXT),
+        "SECONDS": ([wait.seconds for wait in waits], "Float64"),
+        # None is called ID: who takes these rows for sessions to kill would end those who wait.
+        "WAITER_INSTANCE": ([waiter[0] for waiter, _ in sessions], TEXT),
+        "WAITER_ID": ([waiter[1] for waiter, _ in sessions], "Int64"),
+        "HOLDER_INSTANCE": ([holder[0] for _, holder in sessions], TEXT),
+        "HOLDER_ID": ([holder[1] for _, holder in sessions], "Int64"),
+    }
+    return pd.DataFrame({name: pd.array(values, dtype=dtype) for name, (values, dtype) in columns.items()})

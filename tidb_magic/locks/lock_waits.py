@@ -1,0 +1,149 @@
+"""Who waits for a lock, as the stores know it, and which DDL waits: asked with a deadline of its own.
+
+A silent store must not look like a silent instance, and must not keep the list of the sessions from being read.
+"""
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from tidb_magic.cluster.pool import Link
+from tidb_magic.cluster.topology import Instance
+from tidb_magic.connection.connection import Connection
+from tidb_magic.connection.driver import Result, hint, time_left
+from tidb_magic.errors import ConnectError, DeadlineError, Interrupted, ServerError, TidbMagicError
+from tidb_magic.queries import query
+from tidb_magic.sessions.fanout import Dropped
+from tidb_magic.sessions.lookup import GRACE
+
+_THREADS = 32
+_NO_PROCESS = 1227
+_ALL_WAITS = "Which DDL waits is not readable in mysql.tidb_mdl_info: all that runs is taken to."
+_NOT_READABLE = (1142, 1143, 1146, 1227)  # no SELECT, no such table, security-enhanced mode
+
+
+@dataclass(frozen=True)
+class Waits:
+    """What was answered: the waits that each instance lists, and the DDL jobs that have not ended.
+
+    `heard` are the instances that listed theirs, `known` is whether all was answered, `remarks` say what was not;
+    `denied` is whether PROCESS is missing.
+    """
+
+    waits: tuple[Result, ...]
+    jobs: Result | None
+    known: bool
+    denied: bool
+    remarks: tuple[str, ...]
+    heard: frozenset[str] = frozenset()
+
+
+def ask_stores(link: Link, *, deadline: float) -> Waits:
+    """Ask each instance for the waits that it lists, side by side, and one of them for DDL.
+
+    Raises
+    ------
+    Interrupted
+    """
+    asking = _Asking(link, time.monotonic() + deadline)
+    try:
+        return asking.ask()
+    except KeyboardInterrupt:
+        raise Interrupted(" ".join(["Nothing was returned.", *asking.interrupted()])) from None
+    finally:
+        asking.executor.shutdown(wait=False, cancel_futures=True)
+
+
+@dataclass
+class _Asking:
+    link: Link
+    give_up: float
+    at_work: list[Connection] = field(default_factory=list)
+    dropped: Dropped = field(default_factory=Dropped)
+    executor: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(_THREADS, thread_name_prefix="tidb_magic-locks")
+    )
+
+    def ask(self) -> Waits:
+        link = self.link
+        registered = link.registered()
+        asked = {name: one for name, one in registered.items() if name not in link.silent}
+        waits = {name: self.executor.submit(self._on, one, "lock_waits") for name, one in asked.items()}
+        wait(waits.values())
+        results, problems, denied = {}, {}, False
+        for name, future in waits.items():
+            try:
+                results[name] = future.result()
+            except ServerError as error:
+                denied = denied or error.code == _NO_PROCESS
+                problems[name] = str(error)
+            except TidbMagicError as error:
+                problems[name] = str(error)
+        remarks = [] if denied else _problems(problems, nobody=not results)
+        answering = [one for name, one in asked.items() if denied or name not in problems]
+        jobs, remark = self._jobs(sorted(answering, key=link.leads))  # the main connection last: it can get lost
+        remarks += [remark] if remark else []
+        known = not problems and jobs is not None and len(asked) == len(registered)
+        said = (*remarks, *self.dropped.said())
+        return Waits(tuple(results.values()), jobs, known, denied, said, frozenset(results))
+
+    def _jobs(self, instances: Sequence[Instance]) -> tuple[Result | None, str]:
+        """Ask one of these instances for the DDL jobs; return what has to be said of that, too."""
+        if self.link.roll.pd_silent:
+            return None, "Which DDL waits was not found out: without PD it cannot be read."
+        why = "No instance answered."
+        for instance in instances:
+            for name, remark in (("ddl_waits", ""), ("ddl_running", _ALL_WAITS)):
+                try:
+                    found = self.executor.submit(self._on, instance, name).result()
+                except ServerError as error:
+                    why = str(error)
+                    if error.code in _NOT_READABLE:
+                        continue  # with the other statement
+                except TidbMagicError as error:
+                    why = str(error)
+                else:
+                    return found, remark if found.rows else ""
+                break
+            if time.monotonic() > self.give_up:
+                break
+        return None, f"Which DDL waits was not found out. {why}"
+
+    def _on(self, instance: Instance, name: str) -> Result:
+        """Ask that instance."""
+        for attempt in (1, 2):
+            connection = self.link.reach(instance, time_left(self.give_up))
+            self.at_work.append(connection)
+            left = time_left(self.give_up)
+            args = {"milliseconds": hint(max(left - GRACE, GRACE))}
+            try:
+                return connection.query(query(name), args, deadline=left, leave=True)
+            except DeadlineError:
+                if not connection.open:
+                    self.dropped.end(self.executor, connection)
+                raise
+            except ConnectError:  # it was lost while nobody used it
+                if attempt == 2:
+                    raise
+        raise AssertionError("never reached")
+
+    def interrupted(self) -> list[str]:
+        """End what is under way after Ctrl-C."""
+        with suppress(KeyboardInterrupt):  # a second one
+            for connection in self.at_work:
+                if connection.busy:
+                    connection.close()
+                    self.dropped.end(self.executor, connection)
+            wait(self.dropped.ending, 2)
+        return self.dropped.said()
+
+
+def _problems(problems: dict[str, str], *, nobody: bool) -> list[str]:
+    if not problems:
+        return []
+    why = " ".join(dict.fromkeys(problems.values()))
+    if nobody:
+        return [f"Who waits for whose lock was not found out, a store or PD may be silent. {why}"]
+    return [f"Who waits in autocommit mode is not known on {', '.join(problems)}. {why}"]

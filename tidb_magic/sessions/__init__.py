@@ -1,0 +1,1 @@
+"""Lists of sessions: read from the cluster, filtered, counted."""

@@ -1,0 +1,1 @@
+"""The table with Kill buttons, and its JavaScript."""
