@@ -23,7 +23,7 @@ from playwright.sync_api import sync_playwright
 
 from benchmarks.ratio import Ratio
 from tests.lab import WAIT, Lab, Notebook, launch
-from tidb_magic.connection.driver import Result
+from tidb_magic.connection.row_reader import Result
 from tidb_magic.display.frame import Origin
 from tidb_magic.sessions.lookup import Rights
 from tidb_magic.sessions.processlist import SHOWN, ProcessList, to_frame
@@ -91,7 +91,7 @@ class MadeUpCluster:
     closed = False
     rights = Rights("root", others=True)
 
-    def twin(self, _role: str) -> "MadeUpCluster":
+    def clone(self, _role: str) -> "MadeUpCluster":
         """Return one with a connection of its own: it has none."""
         return self
 

@@ -165,7 +165,7 @@ def wait_for_right(playground: Playground, user: str, password: str, *rights: st
 def statements(cluster: Cluster) -> list[str]:
     """Return a list that grows by every statement that the cluster's connection sends from now on."""
     asked: list[str] = []
-    connection = cluster._link.connection()
+    connection = cluster._pool.connection()
     run = connection._run
 
     def noted(sql: str, args: Any) -> Any:

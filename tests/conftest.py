@@ -23,7 +23,7 @@ import tidb_magic
 from tests.clients import LONG, ROWS, Client, eventually, wait_for_right
 from tests.lab import launch
 from tidb_magic import Cluster
-from tidb_magic.cluster import pool
+from tidb_magic.cluster import monitor
 from tidb_magic.connection.connection import Connection
 from tidb_magic.connection.deadline import DEADLINE
 from tidb_magic.playground import Playground
@@ -316,7 +316,7 @@ def deadline(request: pytest.FixtureRequest, fragile: Playground, monkeypatch: p
     needed = 10 * (time.monotonic() - began)
     short = max(SHORT, SHORT * busy(), needed)  # what answers at once can hang for a moment later
     set_default_deadline(monkeypatch, short)
-    monkeypatch.setattr(pool, "_RETRY", (0.1, 1.0))
+    monkeypatch.setattr(monitor, "_RETRY", (0.1, 1.0))
     return short
 
 
@@ -333,7 +333,7 @@ def healed(fragile: Playground, deadline: float) -> Iterator[Playground]:
     if fragile.status()["pd"] == "frozen":
         fragile.resume("pd")
     with tidb_magic.connect(fragile.url(0)) as after:
-        eventually(lambda: after.processlist(deadline=10).complete and not after._link.trouble)
+        eventually(lambda: after.processlist(deadline=10).complete and not after._pool.monitor.degraded)
 
 
 @pytest.fixture

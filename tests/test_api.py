@@ -39,7 +39,7 @@ def test_a_person_is_asked_for_the_password(url: str, monkeypatch: pytest.Monkey
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     with tidb_magic.connect(url) as cluster:
         assert len(cluster.processlist()) == 1
-        cluster._link.connection().close()
+        cluster._pool.connection().close()
         assert len(cluster.processlist()) == 1  # it connects again without asking
     assert asked == [f"Password for joe@127.0.0.1:{url.rpartition(':')[2]}: "]
 
@@ -70,9 +70,9 @@ def test_a_password_in_the_url_works_and_is_warned_about(url: str, capsys: pytes
 def test_a_planted_password_shows_nowhere(url: str, recwarn: pytest.WarningsRecorder) -> None:
     shown: list[str] = []
     with tidb_magic.connect(url, password=PLANTED) as cluster:
-        connection = cluster._link.connection()
+        connection = cluster._pool.connection()
         listed, report = cluster.processlist(), cluster.kill([7])
-        for thing in (cluster, cluster._link, connection, connection.settings, listed, report):
+        for thing in (cluster, cluster._pool, connection, connection.settings, listed, report):
             shown += [repr(thing), str(thing), repr(getattr(thing, "__dict__", ""))]
         shown += [repr(vars(connection._driver)), listed._repr_html_() or "", report._repr_html_() or ""]
         shown += [pickle.dumps(one).decode("latin1") for one in (listed, report)]
@@ -126,8 +126,8 @@ def test_frames_of_the_driver_that_hold_the_password_are_cut_off(
 
 def test_the_secret_is_forgotten_by_the_driver(url: str) -> None:
     with tidb_magic.connect(url, password=PLANTED) as cluster:
-        assert cluster._link.connection()._driver.password == b""
-        assert isinstance(cluster._link.settings.password, Secret)
+        assert cluster._pool.connection()._driver.password == b""
+        assert isinstance(cluster._pool.settings.password, Secret)
 
 
 def test_the_traceback_helper_sees_what_a_frame_holds() -> None:

@@ -14,7 +14,7 @@ from weakref import ref
 
 import pandas as pd
 
-from tidb_magic.cluster.pool import Link
+from tidb_magic.cluster.pool import Pool
 from tidb_magic.cluster.topology import Direct
 from tidb_magic.connection.deadline import DEADLINE
 from tidb_magic.connection.settings import Secret, Settings
@@ -23,16 +23,19 @@ from tidb_magic.display.frame import counted
 from tidb_magic.errors import AuthenticationError, CopyError, Interrupted, OptionError, TidbMagicError
 from tidb_magic.kill.audit import Audit
 from tidb_magic.kill.executor import kill
-from tidb_magic.kill.instance_worker import MAX_VICTIMS, TIMEOUT, How
+from tidb_magic.kill.instance_worker import MAX_VICTIMS, TIMEOUT, KillOptions
 from tidb_magic.kill.report import History, KillReport, history
 from tidb_magic.kill.resolve import Victims, matching, targets
-from tidb_magic.locks.followup import behind, follow, still_blocking
+from tidb_magic.locks.followup import follow, still_blocking, waiters_of
 from tidb_magic.locks.lock_forest import LockForest
 from tidb_magic.locks.reader import locks
+from tidb_magic.sessions.counts import count_by, count_waiting
 from tidb_magic.sessions.filters import Filters, seconds
+from tidb_magic.sessions.instances import list_instances
 from tidb_magic.sessions.lookup import Rights
 from tidb_magic.sessions.processlist import ProcessList
-from tidb_magic.sessions.reader import LIMIT, count_by, count_waiting, list_instances, read
+from tidb_magic.sessions.reader import read
+from tidb_magic.sessions.statements import LIMIT
 from tidb_magic.sessions.summaries import InstanceList, SessionCounts
 
 
@@ -56,8 +59,8 @@ class Cluster:
         Whether the statements of the sessions are written there too.
     """
 
-    def __init__(self, link: Link) -> None:
-        self._link = link
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
         self.audit_file: str | None = None
         self.audit_sql = False
         self._twins: dict[str, Cluster] = {}
@@ -112,9 +115,9 @@ class Cluster:
         """
         deadline = seconds(deadline, "deadline")
         filters = Filters(user, host, db, instance, command, min_time, match, where, idle)
-        again = partial(_read, filters=filters, sort=sort, limit=limit, full=full)
-        listed = again(self, deadline=deadline)
-        self._note_origin(listed, again)
+        reload = partial(_read, filters=filters, sort=sort, limit=limit, full=full)
+        listed = reload(self, deadline=deadline)
+        self._note_origin(listed, reload)
         return listed
 
     def count_by(self, *columns: str, limit: int = LIMIT, deadline: float = DEADLINE, **filters: Any) -> SessionCounts:
@@ -124,13 +127,13 @@ class Cluster:
         """
         deadline = seconds(deadline, "deadline")
         with _interruptible():
-            return count_by(self._link, columns, Filters(**filters), limit=limit, deadline=deadline)
+            return count_by(self._pool, columns, Filters(**filters), limit=limit, deadline=deadline)
 
     def instances(self, *, deadline: float = DEADLINE) -> InstanceList:
         """List the registered instances, with the sessions of each and whether it answers. As `processlist`."""
         deadline = seconds(deadline, "deadline")
         with _interruptible():
-            return list_instances(self._link, deadline=deadline)
+            return list_instances(self._pool, deadline=deadline)
 
     def locks(self, *, deadline: float = DEADLINE) -> LockForest:
         """Read who waits for whom: for row locks, and DDL for transactions. As `processlist` for what can be raised.
@@ -149,7 +152,7 @@ class Cluster:
         Statements in autocommit mode are not among them; `locks` finds these too.
         """
         with _interruptible():
-            return count_waiting(self._link, deadline=seconds(deadline, "deadline"))
+            return count_waiting(self._pool, deadline=seconds(deadline, "deadline"))
 
     def kill(  # noqa: PLR0913 (whom, and how)
         self,
@@ -203,7 +206,7 @@ class Cluster:
         timeout, deadline = seconds(timeout, "timeout"), seconds(deadline, "deadline")
         if not isinstance(max_victims, int) or isinstance(max_victims, bool) or max_victims < 1:
             raise OptionError(f"max_victims is a whole number from 1 on, not {max_victims!r}.")
-        how = How(timeout, deadline, max_victims, force)
+        how = KillOptions(timeout, deadline, max_victims, force)
         return self._kill(victims, how, query=query, reason=reason, filters=filters)
 
     def plan(
@@ -217,11 +220,17 @@ class Cluster:
         **filters: Any,
     ) -> KillReport:
         """Report what `kill` would do now: `planned`, or why nothing would be sent. Sends nothing."""
-        how = How(deadline=seconds(deadline, "deadline"), force=force, plan=True)
+        how = KillOptions(deadline=seconds(deadline, "deadline"), force=force, plan=True)
         return self._kill(victims, how, query=query, reason=reason, filters=filters)
 
     def _kill(
-        self, victims: Victims | LockForest | None, how: How, *, query: bool, reason: str, filters: Mapping[str, Any]
+        self,
+        victims: Victims | LockForest | None,
+        how: KillOptions,
+        *,
+        query: bool,
+        reason: str,
+        filters: Mapping[str, Any],
     ) -> KillReport:
         if unknown := filters.keys() - {field.name for field in fields(Filters)}:
             instead = " cluster.plan(...) sends nothing." if "dry_run" in unknown else ""
@@ -232,30 +241,32 @@ class Cluster:
             if isinstance(victims, LockForest) or (isinstance(victims, pd.DataFrame) and "FREES" in victims.columns):
                 return self._kill_blockers(victims, how, query=query, reason=reason)
             if victims is not None:
-                return kill(self._link, targets(victims, self._link, query=query), how, self._audit(reason))
+                return kill(self._pool, targets(victims, self._pool, query=query), how, self._audit(reason))
             chosen = Filters(**filters)
-            found, remarks = matching(self._link, chosen, query=query, deadline=how.deadline)
+            found, remarks = matching(self._pool, chosen, query=query, deadline=how.deadline)
             condition = (chosen.selecting, chosen.parameters)
-            return kill(self._link, found, how, self._audit(reason), condition=condition, remarks=remarks)
+            return kill(self._pool, found, how, self._audit(reason), condition=condition, remarks=remarks)
 
     @property
     def address(self) -> str:
         """Where it is connected, as ``user@host:port``."""
-        return self._link.settings.address
+        return self._pool.settings.address
 
-    def _kill_blockers(self, victims: LockForest | pd.DataFrame, how: How, *, query: bool, reason: str) -> KillReport:
+    def _kill_blockers(
+        self, victims: LockForest | pd.DataFrame, how: KillOptions, *, query: bool, reason: str
+    ) -> KillReport:
         """Kill those for whom others still wait, and see these go on."""
         rows = victims.roots if isinstance(victims, LockForest) else victims
         if not len(rows):
-            return kill(self._link, [], how, self._audit(reason), remarks=["There is no root blocker to end."])
+            return kill(self._pool, [], how, self._audit(reason), remarks=["There is no root blocker to end."])
         blocking = rows[rows["BEHIND"] > 0] if "BEHIND" in rows.columns else rows
         blockers = set(zip(blocking["INSTANCE"], blocking["ID"], strict=True))
-        now = locks(self._link, deadline=how.deadline)
-        wanted = [still_blocking(one, now, blockers) for one in targets(rows, self._link, query=query)]
-        report = kill(self._link, wanted, how, self._audit(reason))
+        now = locks(self._pool, deadline=how.deadline)
+        wanted = [still_blocking(one, now, blockers) for one in targets(rows, self._pool, query=query)]
+        report = kill(self._pool, wanted, how, self._audit(reason))
         if not (how.plan or query):
-            return follow(self._link, report, now, deadline=how.deadline)
-        report.remarks = (*report.remarks, *behind(report, now, query=query))
+            return follow(self._pool, report, now, deadline=how.deadline)
+        report.remarks = (*report.remarks, *waiters_of(report, now, query=query))
         return report
 
     def history(self) -> History:
@@ -263,22 +274,22 @@ class Cluster:
         return history()
 
     def _audit(self, reason: str) -> Audit:
-        settings = self._link.settings
+        settings = self._pool.settings
         return Audit(settings.address, settings.user, self.audit_file, self.audit_sql, reason)
 
     def close(self) -> None:
         """Close what is connected, and end the thread that looks after silent instances."""
-        self._link.close()
+        self._pool.close()
         with self._making_twins:
             twins, self._twins = list(self._twins.values()), {}
-        for twin in twins:
-            twin.close()
+        for clone in twins:
+            clone.close()
 
-    def _note_origin(self, listed: ProcessList, again: Callable[..., object]) -> None:
+    def _note_origin(self, listed: ProcessList, reload: Callable[..., object]) -> None:
         if listed.origin is not None:
-            listed.origin = replace(listed.origin, cluster=ref(self), again=again, rows=len(listed))
+            listed.origin = replace(listed.origin, cluster=ref(self), reload=reload, rows=len(listed))
 
-    def twin(self, role: str) -> "Cluster":
+    def clone(self, role: str) -> "Cluster":
         """Return the same with a connection of its own, one for each role: for other threads. It ends with this one.
 
         Raises
@@ -288,22 +299,22 @@ class Cluster:
         AuthenticationError, ConnectError
         """
         with self._making_twins:
-            self._link.check()
+            self._pool.check()
             if role not in self._twins or self._twins[role].closed:
-                self._twins[role] = Cluster(Link(self._link.settings, self._link.direct))
-            twin = self._twins[role]
-        twin.audit_file, twin.audit_sql = self.audit_file, self.audit_sql
-        return twin
+                self._twins[role] = Cluster(Pool(self._pool.settings, self._pool.direct))
+            clone = self._twins[role]
+        clone.audit_file, clone.audit_sql = self.audit_file, self.audit_sql
+        return clone
 
     @property
     def closed(self) -> bool:
         """Whether it was closed."""
-        return self._link.closed
+        return self._pool.closed.is_set()
 
     @property
     def rights(self) -> Rights:
         """Whose sessions this user may end, as far as it was last asked."""
-        return Rights(self._link.settings.user, others=self._link.capabilities.kill_others)
+        return Rights(self._pool.settings.user, others=self._pool.capabilities.kill_others)
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         """Refuse to be copied and pickled."""
@@ -322,17 +333,17 @@ class Cluster:
     @property
     def state(self) -> Mapping[str, object]:
         """What is connected, by the names of the columns of ``%tidb_connect --list``. Asks nobody."""
-        link, able = self._link, self._link.capabilities
+        pool, able = self._pool, self._pool.capabilities
         return {
-            "ADDRESS": link.settings.address,
-            "SOURCE": link.settings.source,
-            "VERSION": link.version,
-            "INSTANCES": len(link.registered()),
+            "ADDRESS": pool.settings.address,
+            "SOURCE": pool.settings.source,
+            "VERSION": pool.version,
+            "INSTANCES": len(pool.topology.registered()),
             "GLOBAL_KILL": able.global_kill,
             "SEES": "all" if able.see_others else "own",
             "MAY_END": "all" if able.kill_others else "own",
-            "TLS": link.tls,
-            "CAUTIONS": "; ".join(_cautions(link)),
+            "TLS": pool.tls,
+            "CAUTIONS": "; ".join(_cautions(pool)),
         }
 
     def __repr__(self) -> str:
@@ -341,25 +352,25 @@ class Cluster:
             return f"<Cluster {self.address}: closed>"
         state = self.state
         source = f" from {state['SOURCE']}" if state["SOURCE"] else ""
-        global_kill = {True: "on", False: "off", None: "unknown"}[self._link.capabilities.global_kill]
+        global_kill = {True: "on", False: "off", None: "unknown"}[self._pool.capabilities.global_kill]
         parts = [
             f"{self.address}{source}: TiDB {state['VERSION']}",
-            counted(len(self._link.registered()), "instance"),
+            counted(len(self._pool.topology.registered()), "instance"),
             f"global kill {global_kill}",
             f"sees {state['SEES']} sessions",
             f"may end {state['MAY_END']} sessions",
             *([str(state["TLS"])] if state["TLS"] != "no TLS" else []),
-            *(f"caution: {caution}" for caution in _cautions(self._link)),
+            *(f"caution: {caution}" for caution in _cautions(self._pool)),
         ]
         return f"<Cluster {', '.join(parts)}>"
 
 
-def _cautions(link: Link) -> list[str]:
+def _cautions(pool: Pool) -> list[str]:
     found = []
-    if link.capabilities.compatible_kill_query:
+    if pool.capabilities.compatible_kill_query:
         found.append("compatible-kill-query is on")
-    if link.silent:
-        found.append(f"no answer from {', '.join(link.silent)}")
+    if pool.monitor.unresponsive:
+        found.append(f"no answer from {', '.join(pool.monitor.unresponsive)}")
     return found
 
 
@@ -406,7 +417,7 @@ def connect(  # noqa: PLR0913 (where, and how)
     if direct not in list(Direct):
         raise OptionError(f"direct is {', '.join(Direct)}, not {direct!r}.")
     if isinstance(target, Cluster):
-        target = target._link.settings  # noqa: SLF001 (of this module)
+        target = target._pool.settings  # noqa: SLF001 (of this module)
     with _interruptible():
         found = find(target, section=section, defaults_file=defaults_file, ssl_ca=ssl_ca)
     typed = isinstance(target, str) and "://" in target
@@ -425,12 +436,12 @@ def connect(  # noqa: PLR0913 (where, and how)
         )
     del password
     with _interruptible():
-        return Cluster(_link(found if found.password is not None else with_keyring(found), Direct(direct)))
+        return Cluster(_pool(found if found.password is not None else with_keyring(found), Direct(direct)))
 
 
-def _link(settings: Settings, direct: Direct) -> Link:
+def _pool(settings: Settings, direct: Direct) -> Pool:
     try:
-        return Link(settings, direct)
+        return Pool(settings, direct)
     except AuthenticationError as error:
         if settings.password is not None:
             raise
@@ -445,7 +456,7 @@ def _link(settings: Settings, direct: Direct) -> Link:
             f"{settings.named} wants a password and nobody is here to be asked."
             " Pass it as connect(url, password=...), from a variable of the environment for example."
         ) from refused
-    return Link(replace(settings, password=secret), direct)
+    return Pool(replace(settings, password=secret), direct)
 
 
 def _somebody_is_there() -> bool:
@@ -458,12 +469,12 @@ def _somebody_is_there() -> bool:
 
 def _read_locks(cluster: Cluster, deadline: float) -> LockForest:
     with _interruptible():
-        return locks(cluster._link, deadline=deadline)  # noqa: SLF001 (of this module)
+        return locks(cluster._pool, deadline=deadline)  # noqa: SLF001 (of this module)
 
 
 def _read(cluster: Cluster, filters: Filters, **how: Any) -> ProcessList:
     with _interruptible():
-        return read(cluster._link, filters, **how)  # noqa: SLF001 (of this module)
+        return read(cluster._pool, filters, **how)  # noqa: SLF001 (of this module)
 
 
 @contextmanager

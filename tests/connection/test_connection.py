@@ -16,7 +16,8 @@ from tests.clients import Client, eventually
 from tidb_magic import ConnectionId
 from tidb_magic.cluster import pool
 from tidb_magic.connection.connection import CONNECT_TIMEOUT, Connection
-from tidb_magic.connection.driver import Deadline, Driver, Result
+from tidb_magic.connection.driver import Deadline, Driver
+from tidb_magic.connection.row_reader import Result
 from tidb_magic.connection.settings import parse_url
 from tidb_magic.errors import (
     AuthenticationError,
@@ -251,12 +252,12 @@ def test_without_global_kill_an_id_that_looks_like_another_servers_is_never_kill
 
 def test_a_connection_that_was_lost_meanwhile_is_opened_again_for_the_list(playground: Playground) -> None:
     with tidb_magic.connect(playground.url(0)) as cluster, Client(playground, 0) as root:
-        before = cluster._link.connection().id
+        before = cluster._pool.connection().id
         root.query(f"KILL TIDB CONNECTION {before}")
         listed = cluster.processlist()
         assert listed.complete
         assert listed.remarks == ()
-        assert cluster._link.connection().id != before
+        assert cluster._pool.connection().id != before
 
 
 def test_wrong_password_is_said_and_none_is_asked_for(playground: Playground, users: dict[str, str]) -> None:

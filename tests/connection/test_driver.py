@@ -156,7 +156,7 @@ def test_a_server_that_nobody_named_may_challenge_us(playground: Playground, use
 
 def test_the_warnings_of_an_answer_with_rows_are_read_and_those_of_values_left_out(cluster: Cluster) -> None:
     """By them a list knows who did not answer: TiDB leaves a silent instance out with a warning of code 1105 only."""
-    connection = cluster._link.connection()
+    connection = cluster._pool.connection()
     connection.query("SET SESSION tidb_enforce_mpp = ON", deadline=3)
     answer = connection.query("EXPLAIN SELECT COUNT(*) FROM mysql.user", deadline=3)
     assert answer.rows

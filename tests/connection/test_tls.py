@@ -121,7 +121,7 @@ def test_with_the_right_ca_every_connection_is_verified(with_tls: Playground, ru
         running(client.start(LONG_SELECT.format("tls")))
         report = cluster.kill([client.id], query=True)  # over a connection to the other instance
         assert list(report["OUTCOME"]) == ["interrupted"]
-        ways = {one.settings.port: one.tls for one in (cluster._link._main, *cluster._link._owners)}
+        ways = {one.settings.port: one.tls for one in (cluster._pool._main, *cluster._pool._owners)}
         assert ways == {with_tls.port(0): "TLS verified", with_tls.port(1): "TLS verified"}
 
 

@@ -13,18 +13,28 @@ from hypothesis import strategies as st
 from tests.clients import Client
 from tests.sessions.test_processlist import LIST, answer
 from tidb_magic import Outcome, parse_kill
-from tidb_magic.cluster.topology import Capabilities, Route
-from tidb_magic.connection.connection import Own
-from tidb_magic.kill.checks import GONE, LOCKS_STAY, NOT_VISIBLE, Scene, better, is_ddl, judge, proof, unproven
-from tidb_magic.kill.model import Seen, Target, changed, replaced, same_statement, same_text, to_proof
+from tidb_magic.cluster.topology import Capabilities, RouteKind
+from tidb_magic.connection.own_sessions import Own
+from tidb_magic.kill.checks import (
+    GONE,
+    LOCKS_STAY,
+    NOT_VISIBLE,
+    KillContext,
+    alternative,
+    check,
+    is_ddl,
+    unverified,
+    verify,
+)
+from tidb_magic.kill.model import ExpectedSession, Target, changed, replaced, same_statement, same_text, until_provable
 from tidb_magic.playground import Playground
-from tidb_magic.sessions.lookup import Look, Session, Transaction, sessions
+from tidb_magic.sessions.lookup import Observation, Session, Transaction, sessions
 
 VERSIONS = ["6.5", "8.5.6"]
 MINE = "tidb_magic:0123456789abcdef"
 NONE_OWN = Own(frozenset(), frozenset(), frozenset(), frozenset(), unique=True)
 ABLE = Capabilities(global_kill=True, compatible_kill_query=False, see_others=True, kill_others=True)
-SCENE = Scene(Route.OWNER, ABLE, "8.5.6", NONE_OWN)
+SCENE = KillContext(RouteKind.OWNER, ABLE, "8.5.6", NONE_OWN)
 NOW = 1000.0  # of the clock
 
 
@@ -70,21 +80,25 @@ def session(**values: Any) -> Session:
     return Session(**(usual | values))
 
 
-def a_look(*seen: Session, at: float = NOW, took: float = 0.25, user: str | None = "root", **more: Any) -> Look:
-    return Look({one.id: one for one in seen}, user=user, requested=at, received=at + took, **more)
+def a_look(
+    *expected: Session, at: float = NOW, took: float = 0.25, user: str | None = "root", **more: Any
+) -> Observation:
+    return Observation({one.id: one for one in expected}, user=user, requested=at, received=at + took, **more)
 
 
-def kill(number: int, *, query: bool = False, seen: Seen | None = None) -> Target:
-    return Target(parse_kill(f"KILL {'QUERY' if query else ''} {number}"), seen)
+def kill(number: int, *, query: bool = False, expected: ExpectedSession | None = None) -> Target:
+    return Target(parse_kill(f"KILL {'QUERY' if query else ''} {number}"), expected)
 
 
-def whole(one: Session, requested: float | None = None) -> Seen:
+def whole(one: Session, requested: float | None = None) -> ExpectedSession:
     """Return all that a list shows of a session."""
-    return Seen(one.instance, one.user, one.host, one.runs, one.info, one.txn_start, requested)
+    return ExpectedSession(one.instance, one.user, one.host, one.runs, one.info, one.txn_start, requested)
 
 
-def judged(one: Session, *, query: bool = False, scene: Scene = SCENE, seen: Seen | None = None) -> Target:
-    return judge(kill(one.id, query=query, seen=seen), a_look(one), scene)
+def judged(
+    one: Session, *, query: bool = False, context: KillContext = SCENE, expected: ExpectedSession | None = None
+) -> Target:
+    return check(kill(one.id, query=query, expected=expected), a_look(one), context)
 
 
 # -- on recorded answers ---------------------------------------------------------------------------------------
@@ -136,11 +150,11 @@ def test_a_filter_that_is_unknown_for_a_session_does_not_match_it(
 @pytest.mark.parametrize("name", ["idle", "holds", "busy"])
 def test_a_session_that_is_as_it_was_seen_may_be_ended(listed: dict[str, Session], name: str) -> None:
     one = listed[name]
-    for seen in (None, Seen(one.instance, one.user, one.host), whole(replace(one, time=0), NOW - 0.5)):
-        target = judged(one, seen=seen)
+    for expected in (None, ExpectedSession(one.instance, one.user, one.host), whole(replace(one, time=0), NOW - 0.5)):
+        target = judged(one, expected=expected)
         assert (target.outcome, target.session) == (Outcome.PLANNED, one)
         assert target.reason == "ends the session; by a connection to its instance"
-    forwarded = judged(one, scene=replace(SCENE, route=Route.FORWARD))
+    forwarded = judged(one, context=replace(SCENE, kind=RouteKind.FORWARD))
     assert forwarded.reason == f"ends the session; TiDB forwards it to {one.instance}"
 
 
@@ -176,7 +190,7 @@ def test_what_ending_a_session_rolls_back_is_said_before_and_after(
         f"ends the session; rolls back 12,000 keys (1.0 MiB); {LOCKS_STAY}; by a connection to its instance"
     )
     sent = replace(target, outcome=None, reason="", sent=NOW)
-    ended = proof(sent, a_look(at=NOW + 1), ABLE)
+    ended = verify(sent, a_look(at=NOW + 1), ABLE)
     assert (ended.outcome, ended.reason) == (Outcome.KILLED, f"rolled back 12,000 keys (1.0 MiB); {LOCKS_STAY}")
     nothing = replace(holds, transaction=replace(transaction, keys=0))
     assert "rolls back" not in judged(nothing).reason
@@ -187,8 +201,8 @@ def test_what_ended_while_it_committed_is_not_called_rolled_back(
 ) -> None:
     """A commit under way, with the store slow, goes on without its session."""
     committing = replace(listed["holds"], transaction=replace(transaction, keys=1, state="Committing"))
-    sent = replace(judged(committing, scene=replace(SCENE, force=True)), outcome=None, reason="", sent=NOW)
-    ended = proof(sent, a_look(at=NOW + 1), ABLE)
+    sent = replace(judged(committing, context=replace(SCENE, force=True)), outcome=None, reason="", sent=NOW)
+    ended = verify(sent, a_look(at=NOW + 1), ABLE)
     assert (ended.outcome, ended.reason) == (
         Outcome.KILLED,
         f"its transaction was committing: whether that succeeds is not known; {LOCKS_STAY}",
@@ -198,8 +212,8 @@ def test_what_ended_while_it_committed_is_not_called_rolled_back(
 @pytest.mark.parametrize("name", ["idle", "holds", "busy", "asked"])
 def test_each_difference_to_what_was_seen_is_named_and_nothing_is_sent(listed: dict[str, Session], name: str) -> None:
     one = listed[name]
-    seen = whole(one, NOW - 0.5)
-    assert changed(seen, one) is None
+    expected = whole(one, NOW - 0.5)
+    assert changed(expected, one) is None
     differences = {
         "INSTANCE": replace(one, instance="127.0.0.1:1"),
         "USER": replace(one, user="somebody"),
@@ -207,9 +221,9 @@ def test_each_difference_to_what_was_seen_is_named_and_nothing_is_sent(listed: d
     }
     for column, now in differences.items():
         before, after = (getattr(state, column.lower()) for state in (one, now))
-        assert changed(seen, now) == f"its {column} was {before!r} and is {after!r}"
-        target = judge(kill(one.id, seen=seen), a_look(now), SCENE)
-        assert (target.outcome, target.reason) == (Outcome.CHANGED, changed(seen, now))
+        assert changed(expected, now) == f"its {column} was {before!r} and is {after!r}"
+        target = check(kill(one.id, expected=expected), a_look(now), SCENE)
+        assert (target.outcome, target.reason) == (Outcome.CHANGED, changed(expected, now))
 
 
 def test_what_a_session_does_must_be_what_it_did(listed: dict[str, Session]) -> None:
@@ -256,9 +270,9 @@ def test_nothing_changed_means_that_session_statement_and_transaction_agree(befo
 
 @given(STATES, STATES, st.sets(st.sampled_from(["instance", "user", "host"])))
 def test_what_was_not_seen_is_not_compared(before: Session, now: Session, unseen: set[str]) -> None:
-    seen = replace(Seen(before.instance, before.user, before.host), **dict.fromkeys(unseen))
+    expected = replace(ExpectedSession(before.instance, before.user, before.host), **dict.fromkeys(unseen))
     names = {"instance", "user", "host"} - unseen
-    assert (changed(seen, now) is None) == all(getattr(before, name) == getattr(now, name) for name in names)
+    assert (changed(expected, now) is None) == all(getattr(before, name) == getattr(now, name) for name in names)
     text_unseen = replace(whole(before), info=None, instance=None, user=None, host=None)
     if before.runs:
         assert (changed(text_unseen, now) is None) == now.runs
@@ -288,10 +302,10 @@ MOMENTS = st.integers(0, 2**20).map(lambda ticks: ticks / 1024)  # seconds that 
 SPANS = st.one_of(st.integers(0, 8), st.integers(0, 2**14)).map(lambda ticks: ticks / 1024)
 
 
-def seen_at(moment: float, begun: float, *, sent: float, answered: float, **values: Any) -> tuple[Session, Look]:
+def seen_at(moment: float, begun: float, *, sent: float, answered: float, **values: Any) -> tuple[Session, Observation]:
     """Return what a look sees that the server answers at that moment: TIME counts whole seconds."""
     now = session(time=floor(moment - begun), **values)
-    return now, Look({now.id: now}, user="root", requested=moment - sent, received=moment + answered)
+    return now, Observation({now.id: now}, user="root", requested=moment - sent, received=moment + answered)
 
 
 @given(requested=MOMENTS, later=SPANS, age=SPANS, sent=SPANS, answered=SPANS)
@@ -300,9 +314,9 @@ def test_a_statement_that_began_after_the_request_never_passes_for_the_one_that_
 ) -> None:
     """Whatever the delays of the look are, and also if it began before the look was asked for."""
     begun = requested + later
-    now, look = seen_at(begun + age, begun, sent=min(sent, later + age), answered=answered)
-    assert same_statement(requested, now, look) is not True
-    target = judge(kill(now.id, seen=whole(now, requested)), look, SCENE)
+    now, observation = seen_at(begun + age, begun, sent=min(sent, later + age), answered=answered)
+    assert same_statement(requested, now, observation) is not True
+    target = check(kill(now.id, expected=whole(now, requested)), observation, SCENE)
     assert target.outcome in {None, Outcome.CHANGED}
     assert not target.proven
 
@@ -317,9 +331,9 @@ def test_a_statement_that_began_after_the_request_never_passes_for_the_one_that_
 def test_nor_does_it_by_rounding(requested: float, later: float, age: float, sent: float, back: float) -> None:
     begun = requested + later
     moment = begun + age
-    now, look = seen_at(moment, begun, sent=sent, answered=back)
-    assume(look.requested >= requested)
-    assert same_statement(requested, now, look) is not True
+    now, observation = seen_at(moment, begun, sent=sent, answered=back)
+    assume(observation.requested >= requested)
+    assert same_statement(requested, now, observation) is not True
 
 
 @given(requested=MOMENTS, before=SPANS, waited=SPANS, sent=SPANS, answered=SPANS)
@@ -327,9 +341,9 @@ def test_a_statement_that_began_before_the_request_is_never_called_another_one(
     requested: float, before: float, waited: float, sent: float, answered: float
 ) -> None:
     begun = requested - before
-    now, look = seen_at(requested + waited + sent, begun, sent=sent, answered=answered)
-    assert same_statement(requested, now, look) is not False
-    target = judge(kill(now.id, seen=whole(now, requested)), look, SCENE)
+    now, observation = seen_at(requested + waited + sent, begun, sent=sent, answered=answered)
+    assert same_statement(requested, now, observation) is not False
+    target = check(kill(now.id, expected=whole(now, requested)), observation, SCENE)
     assert target.outcome in {None, Outcome.PLANNED}
 
 
@@ -337,50 +351,50 @@ def test_a_statement_that_began_before_the_request_is_never_called_another_one(
 def test_a_look_just_before_whole_seconds_have_passed_since_the_request_proves_an_older_statement(
     requested: float, seconds: int, before: int, data: st.DataObject
 ) -> None:
-    asked, seen, received = sorted(data.draw(st.integers(1, before)) for _ in range(3))
+    asked, expected, received = sorted(data.draw(st.integers(1, before)) for _ in range(3))
     end, tick = requested + seconds, 1 / 1024
-    now = session(time=floor(end - seen * tick - (requested - before * tick)))
-    look = a_look(now, at=end - received * tick, took=(received - asked) * tick)
-    assert same_statement(requested, now, look) is True
-    assert judge(kill(now.id, seen=whole(now, requested)), look, SCENE).outcome is Outcome.PLANNED
+    now = session(time=floor(end - expected * tick - (requested - before * tick)))
+    observation = a_look(now, at=end - received * tick, took=(received - asked) * tick)
+    assert same_statement(requested, now, observation) is True
+    assert check(kill(now.id, expected=whole(now, requested)), observation, SCENE).outcome is Outcome.PLANNED
 
 
 def test_the_best_moment_for_a_look_leaves_it_time_to_be_answered() -> None:
-    look = Look(requested=6.125, received=6.25)
-    assert to_proof(6.0, look, 0.125) == pytest.approx(0.75 - 3 * 0.125 - 0.01)
-    assert to_proof(None, look, 0.125) == pytest.approx(0.875 - 3 * 0.125 - 0.01)
-    assert to_proof(6.0, look, 0.2) == pytest.approx(0.75 - 3 * 0.2 - 0.01)
+    observation = Observation(requested=6.125, received=6.25)
+    assert until_provable(6.0, observation, 0.125) == pytest.approx(0.75 - 3 * 0.125 - 0.01)
+    assert until_provable(None, observation, 0.125) == pytest.approx(0.875 - 3 * 0.125 - 0.01)
+    assert until_provable(6.0, observation, 0.2) == pytest.approx(0.75 - 3 * 0.2 - 0.01)
 
 
 @given(age=SPANS, took=SPANS)
 def test_the_next_look_is_answered_before_the_second_is_over_if_it_takes_as_long(age: float, took: float) -> None:
-    look = Look(requested=100 + age, received=100 + age + took)
-    pause = to_proof(100.0, look, took)
+    observation = Observation(requested=100 + age, received=100 + age + took)
+    pause = until_provable(100.0, observation, took)
     assert 0 < pause <= 1
     if pause > 0.002:
-        assert look.received + pause + took - 100 < ceil(look.received - 100)
-    assert to_proof(None, Look(requested=5, received=5), 0) > 0
+        assert observation.received + pause + took - 100 < ceil(observation.received - 100)
+    assert until_provable(None, Observation(requested=5, received=5), 0) > 0
 
 
 def test_a_statement_of_an_old_list_is_watched_from_the_first_look_on() -> None:
     busy = session(time=7)
-    first = judge(kill(busy.id, seen=whole(busy)), a_look(busy, took=0.125), SCENE)
-    assert (first.outcome, first.seen.requested if first.seen else None) == (None, NOW)
+    first = check(kill(busy.id, expected=whole(busy)), a_look(busy, took=0.125), SCENE)
+    assert (first.outcome, first.expected.requested if first.expected else None) == (None, NOW)
     assert (first.session, first.received) == (busy, NOW + 0.125)
-    same = judge(first, a_look(replace(busy, time=8), at=NOW + 0.75, took=0.125), SCENE)
+    same = check(first, a_look(replace(busy, time=8), at=NOW + 0.75, took=0.125), SCENE)
     assert (same.outcome, same.proven) == (Outcome.PLANNED, True)
-    again = judge(first, a_look(replace(busy, time=0), at=NOW + 2), SCENE)
+    again = check(first, a_look(replace(busy, time=0), at=NOW + 2), SCENE)
     assert (again.outcome, again.proven) == (Outcome.CHANGED, False)
     assert again.reason == "it began after the list was requested, with the same text: list again"
-    once_proven = judge(same, a_look(replace(busy, time=0), at=NOW + 2), SCENE)
+    once_proven = check(same, a_look(replace(busy, time=0), at=NOW + 2), SCENE)
     assert (once_proven.outcome, once_proven.reason) == (Outcome.CHANGED, again.reason)
 
 
 def test_a_statement_whose_age_proves_nothing_yet_needs_another_look_and_is_given_up_as_changed() -> None:
     busy = session(time=0)
-    doubtful = judge(kill(busy.id, seen=whole(busy, NOW)), a_look(busy, at=NOW + 0.25), SCENE)
+    doubtful = check(kill(busy.id, expected=whole(busy, NOW)), a_look(busy, at=NOW + 0.25), SCENE)
     assert (doubtful.outcome, doubtful.proven, doubtful.session) == (None, False, busy)
-    given_up = unproven(doubtful)
+    given_up = unverified(doubtful)
     assert given_up.outcome is Outcome.CHANGED
     assert given_up.reason == (
         "whether it is the statement that was seen or a later one of the same text cannot be told: list again"
@@ -390,8 +404,8 @@ def test_a_statement_whose_age_proves_nothing_yet_needs_another_look_and_is_give
 @pytest.mark.parametrize("force", [True, False])
 def test_a_statement_that_is_not_proven_is_not_sent_a_kill_whatever_else_is_known(force: bool) -> None:
     stranger = session(time=0, info="ALTER TABLE t ADD c INT")
-    scene = replace(SCENE, able=replace(ABLE, kill_others=False), force=force)
-    assert judge(kill(stranger.id, seen=whole(stranger, NOW)), a_look(stranger), scene).outcome is None
+    context = replace(SCENE, able=replace(ABLE, kill_others=False), force=force)
+    assert check(kill(stranger.id, expected=whole(stranger, NOW)), a_look(stranger), context).outcome is None
 
 
 @given(begun=MOMENTS, age=SPANS, answered=SPANS, waited=SPANS, sent=SPANS, more=SPANS)
@@ -400,10 +414,10 @@ def test_the_same_statement_is_never_called_replaced(
 ) -> None:
     """The look for the proof is asked for after the answer of the look before; that is all that is known."""
     before, first = seen_at(begun + age, begun, sent=0, answered=answered)
-    now, look = seen_at(first.received + waited + sent, begun, sent=sent, answered=more)
-    assert not replaced(before, first.received, now, look)
+    now, observation = seen_at(first.received + waited + sent, begun, sent=sent, answered=more)
+    assert not replaced(before, first.received, now, observation)
     target = replace(kill(now.id, query=True), session=before, received=first.received, sent=first.received)
-    assert proof(target, look, ABLE).outcome is None
+    assert verify(target, observation, ABLE).outcome is None
 
 
 @given(STATES, STATES, st.integers(0, 20), st.integers(0, 20), SPANS)
@@ -446,18 +460,18 @@ def test_of_several_reasons_against_a_kill_the_first_in_this_order_is_said(force
             alias=MINE if "own" in against else "",
         )
         requested = NOW - 9 if "younger" in against else NOW if "doubtful" in against else NOW - 0.5
-        seen = whole(now, requested)
-        seen = replace(seen, host="10.0.0.5:1") if "host" in against else seen
-        scene = Scene(
-            Route.OWNER,
+        expected = whole(now, requested)
+        expected = replace(expected, host="10.0.0.5:1") if "host" in against else expected
+        context = KillContext(
+            RouteKind.OWNER,
             replace(ABLE, kill_others="rights" not in against),
             "8.5.4",
             replace(NONE_OWN, aliases=frozenset({MINE})),
             force=force,
             protected=frozenset({"app"} if "protected" in against else ()),
         )
-        look = a_look(now, user=None if "blind" in against else "root")
-        target = judge(kill(now.id, query=True, seen=seen), look, scene)
+        observation = a_look(now, user=None if "blind" in against else "root")
+        target = check(kill(now.id, query=True, expected=expected), observation, context)
         if force and against == ["better"]:
             assert target.outcome is Outcome.PLANNED
             assert "; although it runs DDL" in target.reason
@@ -472,16 +486,18 @@ def test_of_several_reasons_against_a_kill_the_first_in_this_order_is_said(force
 
 def test_rights_come_before_what_a_session_runs() -> None:
     idle = session(command="Sleep", info=None)
-    scene = replace(SCENE, able=replace(ABLE, kill_others=False))
-    assert "neither CONNECTION_ADMIN nor SUPER" in judged(idle, query=True, scene=scene).reason
+    context = replace(SCENE, able=replace(ABLE, kill_others=False))
+    assert "neither CONNECTION_ADMIN nor SUPER" in judged(idle, query=True, context=context).reason
     assert "runs no statement" in judged(idle, query=True).reason
 
 
 def test_a_right_is_needed_for_others_sessions_only() -> None:
-    scene = replace(SCENE, able=replace(ABLE, kill_others=False), protected=frozenset({"app", "root"}), force=True)
-    assert judged(session(user="root"), scene=scene).outcome is Outcome.PLANNED
-    assert judged(session(), scene=scene).outcome is Outcome.REFUSED
-    assert judged(session(user=""), scene=scene).reason.startswith("it is internal work of TiDB itself, and root has")
+    context = replace(SCENE, able=replace(ABLE, kill_others=False), protected=frozenset({"app", "root"}), force=True)
+    assert judged(session(user="root"), context=context).outcome is Outcome.PLANNED
+    assert judged(session(), context=context).outcome is Outcome.REFUSED
+    assert judged(session(user=""), context=context).reason.startswith(
+        "it is internal work of TiDB itself, and root has"
+    )
 
 
 @pytest.mark.parametrize("force", [True, False])
@@ -498,11 +514,11 @@ def test_own_sessions_are_known_by_id_alias_or_address_and_never_ended(query: bo
         replace(NONE_OWN, opening=frozenset({(now.host, ("127.0.0.1", 4000))})),
     ]
     for own in known:
-        scene = replace(SCENE, own=own, force=force)
-        target = judged(now, query=query, scene=scene)
+        context = replace(SCENE, own=own, force=force)
+        target = judged(now, query=query, context=context)
         assert (target.outcome, target.reason) == (Outcome.REFUSED, "it is a connection of tidb_magic itself")
     namesake = Own(frozenset({("elsewhere", now.id)}), frozenset({now.id}), frozenset(), frozenset(), unique=False)
-    assert judged(now, scene=replace(SCENE, own=namesake)).outcome is Outcome.PLANNED
+    assert judged(now, context=replace(SCENE, own=namesake)).outcome is Outcome.PLANNED
 
 
 @pytest.mark.parametrize("force", [True, False])
@@ -516,13 +532,13 @@ def test_own_sessions_are_known_by_id_alias_or_address_and_never_ended(query: bo
 def test_a_kill_of_a_statement_within_a_transaction_needs_a_version_that_it_cannot_crash(
     version: str | None, safe: bool, force: bool
 ) -> None:
-    scene = replace(SCENE, version=version, force=force)
+    context = replace(SCENE, version=version, force=force)
     within = session(state="in transaction; autocommit", txn_start="11-24 06:56:11.667(470680435862274061)")
-    target = judged(within, query=True, scene=scene)
+    target = judged(within, query=True, context=context)
     assert target.outcome is (Outcome.PLANNED if safe else Outcome.REFUSED)
     assert ("can crash TiDB before 8.5.5" in target.reason) == (not safe)
-    assert judged(within, scene=scene).outcome is Outcome.PLANNED  # the whole session
-    assert judged(session(), query=True, scene=scene).outcome is Outcome.PLANNED  # no transaction
+    assert judged(within, context=context).outcome is Outcome.PLANNED  # the whole session
+    assert judged(session(), query=True, context=context).outcome is Outcome.PLANNED  # no transaction
 
 
 DDL = [
@@ -590,7 +606,7 @@ def test_ddl_is_known_behind_whatever_tidb_skips_and_needs_force(text: str) -> N
         refused = judged(busy, query=query)
         assert refused.outcome is Outcome.REFUSED
         assert "ADMIN SHOW DDL JOBS, then ADMIN CANCEL DDL JOBS" in refused.reason
-        forced = judged(busy, query=query, scene=replace(SCENE, force=True))
+        forced = judged(busy, query=query, context=replace(SCENE, force=True))
         assert forced.outcome is Outcome.PLANNED
         assert "although it runs DDL" in forced.reason
 
@@ -606,7 +622,7 @@ def test_tidb_itself_reads_each_of_these_as_ddl(playground: Playground) -> None:
 @pytest.mark.parametrize("text", NO_DDL)
 def test_what_only_speaks_of_ddl_is_usual_work(text: str) -> None:
     assert not is_ddl(session(info=text))
-    assert better(session(info=text)) is None
+    assert alternative(session(info=text)) is None
     assert judged(session(info=text)).outcome is Outcome.PLANNED
 
 
@@ -641,8 +657,8 @@ BETTER: Mapping[str, tuple[dict[str, Any], str]] = {
 def test_what_is_better_than_a_kill_is_named_and_force_sends_it_all_the_same(name: str) -> None:
     values, instead = BETTER[name]
     one = session(**values)
-    assert better(one) == instead
-    refused, forced = judged(one), judged(one, scene=replace(SCENE, force=True))
+    assert alternative(one) == instead
+    refused, forced = judged(one), judged(one, context=replace(SCENE, force=True))
     assert (refused.outcome, refused.reason) == (
         Outcome.REFUSED,
         f"{instead}; --force sends it all the same",
@@ -654,39 +670,39 @@ def test_what_is_better_than_a_kill_is_named_and_force_sends_it_all_the_same(nam
 @pytest.mark.parametrize("state", ["Idle", "Running", "LockWaiting", "RollingBack"])
 def test_no_other_work_needs_force(state: str) -> None:
     for info in ("IMPORT", "IMPORTS INTO t", "SELECT 'import into'", "INSERT INTO t VALUES (1)", "LOAD DATA", "COMMIT"):
-        assert better(session(info=info, transaction=Transaction(state=state, keys=3, size=100))) is None
+        assert alternative(session(info=info, transaction=Transaction(state=state, keys=3, size=100))) is None
 
 
 # -- who is not there ------------------------------------------------------------------------------------------
 
 
 def test_an_absent_session_is_gone_after_two_looks_some_time_apart() -> None:
-    first = judge(kill(7), a_look(at=NOW), SCENE)
+    first = check(kill(7), a_look(at=NOW), SCENE)
     assert (first.outcome, first.absent) == (None, NOW)
-    soon = judge(first, a_look(at=NOW + GONE - 0.01), SCENE)
+    soon = check(first, a_look(at=NOW + GONE - 0.01), SCENE)
     assert (soon.outcome, soon.absent) == (None, NOW)
-    gone = judge(soon, a_look(at=NOW + GONE + 0.01), SCENE)
+    gone = check(soon, a_look(at=NOW + GONE + 0.01), SCENE)
     assert (gone.outcome, gone.reason) == (Outcome.ALREADY_GONE, "no session has this id")
-    assert judge(replace(kill(7), absent=0.0), a_look(at=GONE), SCENE).outcome is Outcome.ALREADY_GONE
+    assert check(replace(kill(7), absent=0.0), a_look(at=GONE), SCENE).outcome is Outcome.ALREADY_GONE
 
 
 def test_one_that_is_seen_in_between_was_only_hidden() -> None:
     """COM_CHANGE_USER hides a session for a moment."""
     unproven_yet = whole(session(time=0), NOW)
-    hidden = judge(kill(3906994178, seen=unproven_yet), a_look(at=NOW), SCENE)
-    there = judge(hidden, a_look(session(time=0), at=NOW + 0.3), SCENE)
+    hidden = check(kill(3906994178, expected=unproven_yet), a_look(at=NOW), SCENE)
+    there = check(hidden, a_look(session(time=0), at=NOW + 0.3), SCENE)
     assert (there.outcome, there.absent) == (None, None)
-    again = judge(there, a_look(at=NOW + 0.6), SCENE)
+    again = check(there, a_look(at=NOW + 0.6), SCENE)
     assert (again.outcome, again.absent) == (None, NOW + 0.6)
 
 
 @given(st.lists(st.tuples(st.booleans(), SPANS), min_size=1, max_size=12))
 def test_nobody_is_called_gone_who_was_seen_within_that_time(looks: list[tuple[bool, float]]) -> None:
-    target, at, absent = kill(3906994178, seen=Seen(runs=True, requested=None)), NOW, None
+    target, at, absent = kill(3906994178, expected=ExpectedSession(runs=True, requested=None)), NOW, None
     for there, later in looks:
         at += later
         now = session(time=0)
-        target = judge(target, a_look(*([now] if there else []), at=at), SCENE)
+        target = check(target, a_look(*([now] if there else []), at=at), SCENE)
         absent = None if there else at if absent is None else absent
         gone = absent is not None and at - absent >= GONE
         assert (target.outcome is Outcome.ALREADY_GONE) == gone
@@ -697,20 +713,20 @@ def test_nobody_is_called_gone_who_was_seen_within_that_time(looks: list[tuple[b
 def test_without_process_who_is_not_seen_is_not_called_gone() -> None:
     blind = replace(SCENE, able=replace(ABLE, see_others=False), force=True)
     for target in (kill(7), replace(kill(7), absent=NOW - 10)):
-        verdict = judge(target, a_look(), blind)
+        verdict = check(target, a_look(), blind)
         assert (verdict.outcome, verdict.reason) == (Outcome.REFUSED, NOT_VISIBLE)
         assert "without PROCESS other users' sessions are not visible" in verdict.reason
 
 
 def test_who_may_be_where_nobody_answered_is_unreachable_and_not_gone() -> None:
-    silent = ("127.0.0.1:10081", "127.0.0.1:10082")
+    unresponsive_instances = ("127.0.0.1:10081", "127.0.0.1:10082")
     for able in (ABLE, replace(ABLE, see_others=False)):
         for target in (kill(7), replace(kill(7), absent=NOW - 10)):
-            verdict = judge(target, a_look(missing=silent), replace(SCENE, able=able))
+            verdict = check(target, a_look(missing=unresponsive_instances), replace(SCENE, able=able))
             assert verdict.outcome is Outcome.UNREACHABLE
             assert "127.0.0.1:10081, 127.0.0.1:10082 did not answer" in verdict.reason
     there = session()
-    assert judge(kill(there.id), a_look(there, missing=silent), SCENE).outcome is Outcome.PLANNED
+    assert check(kill(there.id), a_look(there, missing=unresponsive_instances), SCENE).outcome is Outcome.PLANNED
 
 
 # -- the proof -------------------------------------------------------------------------------------------------
@@ -725,19 +741,19 @@ def sent(one: Session, *, query: bool) -> Target:
 def test_a_session_is_killed_once_a_look_does_not_find_it(listed: dict[str, Session], name: str) -> None:
     one = listed[name]
     target = sent(one, query=False)
-    still = proof(target, a_look(one, at=NOW + 0.1), ABLE)
+    still = verify(target, a_look(one, at=NOW + 0.1), ABLE)
     assert still.outcome is None
-    ended = proof(still, a_look(at=NOW + 0.2), replace(ABLE, see_others=False))
+    ended = verify(still, a_look(at=NOW + 0.2), replace(ABLE, see_others=False))
     assert (ended.outcome, ended.reason) == (Outcome.KILLED, "")
 
 
 def test_a_look_that_not_everybody_answered_or_that_is_blind_proves_nothing(listed: dict[str, Session]) -> None:
     for query in (True, False):
         target = sent(listed["busy"], query=query)
-        silent = a_look(at=NOW + 9, missing=("127.0.0.1:10081",))
-        assert proof(target, silent, ABLE) == target
-        assert proof(target, a_look(at=NOW + 9, user=None), ABLE) == target
-        assert proof(replace(target, session=None), a_look(at=NOW + 9), ABLE).outcome is None
+        unresponsive_instances = a_look(at=NOW + 9, missing=("127.0.0.1:10081",))
+        assert verify(target, unresponsive_instances, ABLE) == target
+        assert verify(target, a_look(at=NOW + 9, user=None), ABLE) == target
+        assert verify(replace(target, session=None), a_look(at=NOW + 9), ABLE).outcome is None
 
 
 def test_a_statement_is_interrupted_once_its_session_does_something_else(listed: dict[str, Session]) -> None:
@@ -751,24 +767,24 @@ def test_a_statement_is_interrupted_once_its_session_does_something_else(listed:
         replace(busy, time=0),
         replace(busy, time=6),
     ):
-        ended = proof(target, a_look(now, at=NOW + 2), ABLE)
+        ended = verify(target, a_look(now, at=NOW + 2), ABLE)
         assert (ended.outcome, ended.reason) == (Outcome.INTERRUPTED, "")
     for now in (replace(busy, time=7), replace(busy, time=8), replace(busy, time=7, state="killed")):
-        assert proof(target, a_look(now, at=NOW + 2), ABLE).outcome is None
+        assert verify(target, a_look(now, at=NOW + 2), ABLE).outcome is None
 
 
 def test_a_session_that_vanishes_after_kill_query_is_killed_only_after_two_looks(listed: dict[str, Session]) -> None:
     target = sent(listed["busy"], query=True)
-    first = proof(target, a_look(at=NOW + 0.1), ABLE)
+    first = verify(target, a_look(at=NOW + 0.1), ABLE)
     assert (first.outcome, first.absent) == (None, NOW + 0.1)
-    back = proof(first, a_look(replace(listed["busy"], time=3), at=NOW + 0.3), ABLE)
+    back = verify(first, a_look(replace(listed["busy"], time=3), at=NOW + 0.3), ABLE)
     assert (back.outcome, back.absent) == (None, None)
-    soon = proof(first, a_look(at=NOW + 0.1 + GONE / 2), ABLE)
+    soon = verify(first, a_look(at=NOW + 0.1 + GONE / 2), ABLE)
     assert soon.outcome is None
     for able, outcome, says in (
         (ABLE, Outcome.KILLED, "its whole session ended"),
         (replace(ABLE, see_others=False), Outcome.INTERRUPTED, "its session is not visible any more"),
     ):
-        ended = proof(soon, a_look(at=NOW + 0.2 + GONE), able)
+        ended = verify(soon, a_look(at=NOW + 0.2 + GONE), able)
         assert ended.outcome is outcome
         assert ended.reason.startswith(says)

@@ -361,7 +361,7 @@ def test_sessions_that_moved_on_since_the_list_are_not_sent_a_kill_by_filter(
             running(client.start(gate.statement("a batch", at)))
         for client in staying:
             running(client.start(LONG_SELECT.format("a batch")))
-        find_way = vars(instance_worker)["find_way"]
+        find_route = vars(instance_worker)["find_route"]
 
         def move_on(*args: Any, **kwargs: Any) -> Any:
             with moving_on:
@@ -371,11 +371,11 @@ def test_sessions_that_moved_on_since_the_list_are_not_sent_a_kill_by_filter(
                         client.result()
                     begun.append(moving[0].start(LONG_SELECT.format("other work")))
                     running(moving[0])
-            return find_way(*args, **kwargs)
+            return find_route(*args, **kwargs)
 
         begun: list[Client] = []
         moving_on = threading.Lock()
-        monkeypatch.setattr(instance_worker, "find_way", move_on)
+        monkeypatch.setattr(instance_worker, "find_route", move_on)
         report = cluster.kill(match="a batch").set_index("ID")
         assert {int(number): report["OUTCOME"][number] for number in report.index} == {
             **{client.id: "changed" for client in moving},
@@ -516,7 +516,7 @@ def test_own_sessions_are_never_killed_by_a_filter_that_matches_them(playground:
         Client(playground, 2) as second,
     ):
         cluster.plan([victim.id, second.id])
-        held = [one.id for one in (cluster._link.connection(), other._link.connection(), *cluster._link._owners)]
+        held = [one.id for one in (cluster._pool.connection(), other._pool.connection(), *cluster._pool._owners)]
         assert len(held) == 4
         ids = ", ".join(str(int(number or 0)) for number in (*held, victim.id, second.id))
         report = cluster.kill(user="root", where=f"ID IN ({ids})", idle=True)
@@ -524,7 +524,7 @@ def test_own_sessions_are_never_killed_by_a_filter_that_matches_them(playground:
         assert "4 sessions of tidb_magic itself match too." in report.remarks
         refused = cluster.kill([int(number or 0) for number in held])
         assert set(refused["REASON"]) == {"it is a connection of tidb_magic itself"}
-        assert all(one.open for one in (cluster._link.connection(), *cluster._link._owners))
+        assert all(one.open for one in (cluster._pool.connection(), *cluster._pool._owners))
         assert other.processlist().complete
 
 
@@ -539,11 +539,11 @@ def test_own_sessions_are_never_killed_through_a_balancer_and_after_a_reconnect(
     ):
         victims = [stack.enter_context(Client(playground, i)) for i in range(3)]
         cluster.plan([one.id for one in victims])
-        lost = cluster._link.connection()
+        lost = cluster._pool.connection()
         with Client(playground, 0) as root:
             root.query(f"KILL TIDB CONNECTION {lost.id}")
         eventually(lambda: cluster.processlist(where=f"ID = {lost.id}", idle=True).matched == 0)
-        held = [one for one in (cluster._link.connection(), *cluster._link._owners) if one.open]
+        held = [one for one in (cluster._pool.connection(), *cluster._pool._owners) if one.open]
         assert lost not in held
         for number in [int(one.id or 0) for one in held]:
             assert only(cluster.kill([number]))["REASON"] == "it is a connection of tidb_magic itself"

@@ -17,7 +17,7 @@ from tidb_magic.connection.driver import Driver
 from tidb_magic.display.frame import TEXT
 from tidb_magic.errors import ConnectionIdError, OptionError
 from tidb_magic.kill.report import COLUMNS
-from tidb_magic.kill.routing import Way
+from tidb_magic.kill.routing import Route
 from tidb_magic.playground import Playground
 
 INTERRUPTED, LOST = 1317, 2013
@@ -245,7 +245,7 @@ def test_seconds_are_from_kill_to_proof(
     playground: Playground, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slept: list[float] = []
-    send = Way.send
+    send = Route.send
 
     def slow(*args: Any, **kwargs: Any) -> Any:
         result = send(*args, **kwargs)
@@ -254,14 +254,14 @@ def test_seconds_are_from_kill_to_proof(
         slept.append(time.monotonic() - began)
         return result
 
-    monkeypatch.setattr(Way, "send", slow)
+    monkeypatch.setattr(Route, "send", slow)
     with Client(playground, 1) as client:
         assert only(cluster.kill([client.id]))["SECONDS"] > slept[0]
 
 
 def test_own_connections_are_refused(playground: Playground, cluster: Cluster) -> None:
     with tidb_magic.connect(playground.url(1)) as other:
-        for number in (cluster._link.connection().id, other._link.connection().id):
+        for number in (cluster._pool.connection().id, other._pool.connection().id):
             row = only(cluster.kill([number]))  # type: ignore[list-item]
             assert row["OUTCOME"] == "refused"
             assert "tidb_magic itself" in row["REASON"]
@@ -272,7 +272,7 @@ def test_own_connections_are_refused(playground: Playground, cluster: Cluster) -
 
 def test_own_connection_of_64_bits_is_refused(ids64: Playground) -> None:
     with tidb_magic.connect(ids64.url(1)) as cluster:
-        own = cluster._link.connection()
+        own = cluster._pool.connection()
         assert own.id != own._driver.thread_id()
         assert only(cluster.kill([own.id]))["OUTCOME"] == "refused"  # type: ignore[list-item]
         assert cluster.processlist().complete

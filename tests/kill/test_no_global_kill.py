@@ -152,7 +152,7 @@ def test_where_there_is_no_alias_a_running_statement_proves_the_owner(
     row = only(cluster.kill(row_of_namesake(cluster, namesakes[1])))
     assert (row["OUTCOME"], row["REASON"]) == ("killed", "")
     assert running_on(no_global_kill, namesakes[0], 0)
-    assert "SESSION_ALIAS" not in cluster._link._owners[0].columns
+    assert "SESSION_ALIAS" not in cluster._pool._owners[0].columns
 
 
 def test_an_owner_that_is_not_reachable_is_refused_and_nothing_is_sent(
@@ -188,8 +188,12 @@ def test_an_address_that_leads_elsewhere_is_refused_and_nothing_is_sent(
     settings, introduce = topology.direct_settings, topology.introduce
 
     def elsewhere(*args: Any) -> Any:
-        way = settings(*args)
-        return way if isinstance(way, str) else type(way)(way.host, port, way.user, way.password, trusted=way.trusted)
+        route = settings(*args)
+        return (
+            route
+            if isinstance(route, str)
+            else type(route)(route.host, port, route.user, route.password, trusted=route.trusted)
+        )
 
     def pretending(connection: Connection, **kwargs: Any) -> Any:
         told = introduce(connection, **kwargs)
@@ -228,7 +232,7 @@ def test_a_connection_that_was_lost_while_nobody_used_it_is_opened_and_proved_ag
     with Client(no_global_kill, 1) as first, Client(no_global_kill, 1) as second:
         assert only(cluster.kill(row_of_namesake(cluster, first)))["OUTCOME"] == "killed"
         listed = row_of_namesake(cluster, second)
-        connection = cluster._link._main if lost == "main" else cluster._link._owners[0]
+        connection = cluster._pool._main if lost == "main" else cluster._pool._owners[0]
         with Client(no_global_kill, 0 if lost == "main" else 1) as by_hand:
             by_hand.query(f"KILL TIDB CONNECTION {connection.id}")
         assert only(cluster.kill(listed))["OUTCOME"] == "killed"
@@ -247,15 +251,15 @@ def test_what_was_proved_of_a_direct_connection_holds_while_another_instance_is_
             assert time.monotonic() - began < OTHER_WORK
         finally:
             no_global_kill.resume(2)
-            eventually(lambda: cluster.processlist().complete and not cluster._link.trouble)
+            eventually(lambda: cluster.processlist().complete and not cluster._pool.monitor.degraded)
 
 
 def test_where_global_kill_is_unknown_nothing_is_forwarded(
     playground: Playground, monkeypatch: pytest.MonkeyPatch, every_statement: list[str]
 ) -> None:
     with tidb_magic.connect(playground.url(0), direct="never") as cluster, Client(playground, 1) as client:
-        link = cluster._link
-        link.capabilities = type(link.capabilities)(None, None, see_others=True, kill_others=True)
+        pool = cluster._pool
+        pool.capabilities = type(pool.capabilities)(None, None, see_others=True, kill_others=True)
         row = only(cluster.kill(row_of(cluster, client)))
         assert row["OUTCOME"] == "refused"
         assert "global kill is unknown" in row["REASON"]

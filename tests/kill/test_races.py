@@ -11,11 +11,12 @@ from tests.clients import LONG, LONG_SELECT, OTHER_WORK, Client, Gate, eventuall
 from tests.kill.test_identity import kills, row_of
 from tests.kill.test_kill import INTERRUPTED, only
 from tidb_magic import Cluster
-from tidb_magic.connection.connection import Connection, Own
+from tidb_magic.connection.connection import Connection
 from tidb_magic.connection.driver import Driver
+from tidb_magic.connection.own_sessions import Own
 from tidb_magic.kill import instance_worker
 from tidb_magic.kill.context import Known
-from tidb_magic.kill.routing import Way
+from tidb_magic.kill.routing import Route
 from tidb_magic.playground import Playground
 
 
@@ -81,10 +82,10 @@ def test_a_kill_that_waits_for_another_threads_statement_looks_again(
     playground: Playground, cluster: Cluster, running: Any, monkeypatch: pytest.MonkeyPatch, every_statement: list[str]
 ) -> None:
     """The connection was free for the look, and is busy when the KILL is due."""
-    send = Way.send
+    send = Route.send
     busy: list[threading.Thread] = []
 
-    def beside(self: Way, *args: Any, **kwargs: Any) -> Any:
+    def beside(self: Route, *args: Any, **kwargs: Any) -> Any:
         if not busy:
             query = {"sql": "SELECT SLEEP(1)", "deadline": 5}
             busy.append(threading.Thread(target=self.connection.query, kwargs=query))
@@ -93,7 +94,7 @@ def test_a_kill_that_waits_for_another_threads_statement_looks_again(
             every_statement.clear()
         return send(self, *args, **kwargs)
 
-    monkeypatch.setattr(Way, "send", beside)
+    monkeypatch.setattr(Route, "send", beside)
     with Client(playground, 1) as client:
         running(client.start(LONG_SELECT.format("beside")))
         assert only(cluster.kill([client.id], query=True))["OUTCOME"] == "interrupted"
@@ -113,7 +114,7 @@ def test_a_kill_that_could_not_be_sent_is_not_called_sent(
         gate.open()
         raise BusyError("busy")
 
-    monkeypatch.setattr(Way, "send", never)
+    monkeypatch.setattr(Route, "send", never)
     with Client(playground, 1) as client, Gate(playground) as gate:
         running(client.start(gate.statement("short")))
         row = only(cluster.kill([client.id], query=True))
@@ -125,7 +126,7 @@ def test_a_kill_that_could_not_be_sent_is_not_called_sent(
 def test_an_old_look_is_not_acted_on(
     playground: Playground, cluster: Cluster, running: Any, monkeypatch: pytest.MonkeyPatch, every_statement: list[str]
 ) -> None:
-    judge = vars(instance_worker)["judge"]
+    check = vars(instance_worker)["check"]
     slow = [True]
 
     def thinking(*args: Any) -> Any:
@@ -133,9 +134,9 @@ def test_an_old_look_is_not_acted_on(
             slow.clear()
             delayed(0.1)
             every_statement.clear()
-        return judge(*args)
+        return check(*args)
 
-    monkeypatch.setattr(instance_worker, "judge", thinking)
+    monkeypatch.setattr(instance_worker, "check", thinking)
     with Client(playground, 1) as client:
         assert only(cluster.kill([client.id]))["OUTCOME"] == "killed"
         kinds = looks_and_kills(every_statement)
@@ -145,14 +146,14 @@ def test_an_old_look_is_not_acted_on(
 def test_a_mistake_of_our_own_loses_no_outcome(
     playground: Playground, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    look = Way.look
+    observe = Route.observe
 
-    def broken(self: Way, *args: Any, **kwargs: Any) -> Any:
+    def broken(self: Route, *args: Any, **kwargs: Any) -> Any:
         if self.name == playground.status_address(2):
             raise TypeError("broken")
-        return look(self, *args, **kwargs)
+        return observe(self, *args, **kwargs)
 
-    monkeypatch.setattr(Way, "look", broken)
+    monkeypatch.setattr(Route, "observe", broken)
     with Client(playground, 1) as one, Client(playground, 2) as two:
         report = cluster.kill([one.id, two.id]).set_index("ID")
         assert dict(report["OUTCOME"]) == {one.id: "killed", two.id: "failed"}
@@ -204,7 +205,7 @@ def test_a_connection_of_ours_is_known_by_its_address_before_it_knows_its_id(
 
     monkeypatch.setattr(Driver, "ask", waiting)
     made: list[Connection] = []
-    thread = threading.Thread(target=lambda: made.append(Connection(cluster._link.settings)))
+    thread = threading.Thread(target=lambda: made.append(Connection(cluster._pool.settings)))
     thread.start()
     opened.wait(10)
     report = cluster.kill(user="root", where="SESSION_ALIAS NOT LIKE 'tidb_magic:%'", idle=True, timeout=2)
@@ -219,11 +220,11 @@ def test_a_connection_of_ours_that_a_proxy_moved_is_known_by_its_alias(
     playground: Playground, cluster: Cluster
 ) -> None:
     """It has another id and another instance then; the alias is part of the session's state, which moves along."""
-    main = cluster._link.connection()
+    main = cluster._pool.connection()
     with tidb_magic.connect(playground.url(1)) as other:
-        moved = other._link.connection()
+        moved = other._pool.connection()
         moved.query("SET SESSION tidb_session_alias = %(alias)s", {"alias": main.alias}, deadline=5)
-        own = cluster._link.own()
+        own = cluster._pool.own()
         assert own.has("elsewhere", 12345, "10.0.0.1:1", main.alias)
         assert not own.has("elsewhere", 12345, "10.0.0.1:1", "tidb_magic:0000000000000000")
 
@@ -232,9 +233,9 @@ def test_a_session_with_the_address_of_our_connection_on_another_instance_is_not
     playground: Playground, cluster: Cluster
 ) -> None:
     """The system gives a port again to a connection that leads elsewhere. Ours is known by its alias."""
-    main = cluster._link.connection()
+    main = cluster._pool.connection()
     address, port = main._driver._sock.getsockname()
-    own = cluster._link.own()
+    own = cluster._pool.own()
     assert not own.has(playground.status_address(1), 12345, f"{address}:{port}")
     assert own.has(playground.status_address(1), 12345, f"{address}:{port}", main.alias)
 
@@ -243,8 +244,9 @@ def test_a_connection_that_is_being_opened_is_ours_on_the_instance_it_leads_to_a
     playground: Playground, cluster: Cluster
 ) -> None:
     here = "127.0.0.1:50000"
-    link = cluster._link
-    advertised = {**{name: (one.host, one.port) for name, one in link.registered().items()}, "by name": ("db-1", None)}
+    pool = cluster._pool
+    registered = pool.topology.registered()
+    advertised = {**{name: (one.host, one.port) for name, one in registered.items()}, "by name": ("db-1", None)}
     opening = frozenset({(here, ("127.0.0.1", playground.port(1)))})
     own = Own(frozenset(), frozenset(), frozenset(), opening, unique=True, advertised=advertised)
     assert own.has(playground.status_address(1), 12345, here)
@@ -263,7 +265,7 @@ def test_a_connection_that_is_being_opened_is_ours_on_the_instance_it_leads_to_a
 
 
 def test_ids_of_our_connections_are_ours_on_their_instances_only_where_ids_are_not_unique(cluster: Cluster) -> None:
-    main = cluster._link.connection()
+    main = cluster._pool.connection()
     assert main.id is not None
     assert main.instance is not None
     assert Own.now(unique=True, advertised={}).has("elsewhere", main.id, "10.0.0.1:1")

@@ -114,7 +114,7 @@ def test_where_it_is_not_to_see_who_is_protected_everybody_is(sem: Playground, e
 def test_in_security_enhanced_mode_our_own_connections_are_known_before_any_list(sem: Playground) -> None:
     """Nothing but the cluster's list tells the name of an instance there."""
     with tidb_magic.connect(sem.url(0)) as cluster, Client(sem, 0) as client:
-        main = cluster._link.connection()
+        main = cluster._pool.connection()
         assert main.instance is not None
         assert only(cluster.kill([int(main.id or 0)]))["REASON"] == "it is a connection of tidb_magic itself"
         row = only(cluster.kill([client.id]))

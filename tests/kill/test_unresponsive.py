@@ -16,7 +16,7 @@ from tests.kill.test_identity import kills, row_of
 from tests.kill.test_kill import INTERRUPTED, only
 from tidb_magic import Cluster
 from tidb_magic.errors import DeadlineError, Interrupted
-from tidb_magic.kill.routing import Way
+from tidb_magic.kill.routing import Route
 from tidb_magic.playground import Playground
 from tidb_magic.sessions.reader import read
 
@@ -201,13 +201,13 @@ def test_a_session_on_a_frozen_instance_is_unreachable_by_forwarding_too(
 
 
 def hold_between_check_and_send(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
-    send = Way.send
+    send = Route.send
 
-    def held(self: Way, sql: str, **kwargs: Any) -> Any:
+    def held(self: Route, sql: str, **kwargs: Any) -> Any:
         act()
         return send(self, sql, **kwargs)
 
-    monkeypatch.setattr(Way, "send", held)
+    monkeypatch.setattr(Route, "send", held)
 
 
 @pytest.mark.parametrize("query", [True, False])
@@ -266,7 +266,7 @@ def listed_kills(playground: Playground, client: Client) -> tuple[Any, ...]:
 def test_a_kept_connection_that_was_lost_is_opened_again(fragile: Playground, cluster: Cluster) -> None:
     with Client(fragile, 1) as client, Client(fragile, 1) as root:
         cluster.plan([client.id])
-        (owner,) = cluster._link._owners
+        (owner,) = cluster._pool._owners
         root.query(f"KILL TIDB CONNECTION {owner.id}")
         assert only(cluster.kill([client.id]))["OUTCOME"] == "killed"
         assert not owner.open
@@ -313,15 +313,15 @@ def press_ctrl_c() -> None:
 
 
 def press_ctrl_c_after_send(monkeypatch: pytest.MonkeyPatch) -> None:
-    send = Way.send
+    send = Route.send
 
-    def sent(self: Way, *args: Any, **kwargs: Any) -> Any:
+    def sent(self: Route, *args: Any, **kwargs: Any) -> Any:
         warnings = send(self, *args, **kwargs)
         press_ctrl_c()
         threading.Event().wait(1)  # longer than a thread gets to end by itself
         return warnings
 
-    monkeypatch.setattr(Way, "send", sent)
+    monkeypatch.setattr(Route, "send", sent)
 
 
 def no_statement_of_ours_runs(playground: Playground) -> bool:
@@ -346,20 +346,20 @@ def test_ctrl_c_in_each_step_is_one_line_that_says_what_was_sent(
     every_statement: list[str],
     step: str,
 ) -> None:
-    look = Way.look
+    observe = Route.observe
 
-    def interrupted(self: Way, *args: Any, **kwargs: Any) -> Any:
+    def interrupted(self: Route, *args: Any, **kwargs: Any) -> Any:
         if bool(kills(every_statement)) == (step == "verify"):
             press_ctrl_c()
             threading.Event().wait(1)  # longer than a thread gets to end by itself
-        return look(self, *args, **kwargs)
+        return observe(self, *args, **kwargs)
 
     with Client(fragile, 1) as client:
         running(client.start(LONG_SELECT.format("ctrl-c")))
         if step == "send":
             press_ctrl_c_after_send(monkeypatch)
         else:
-            monkeypatch.setattr(Way, "look", interrupted)
+            monkeypatch.setattr(Route, "observe", interrupted)
         with pytest.raises(Interrupted) as stopped:
             cluster.kill([client.id])
         monkeypatch.undo()
@@ -378,9 +378,9 @@ def test_ctrl_c_in_each_step_is_one_line_that_says_what_was_sent(
 
 @pytest.mark.parametrize("way", ["owner", "forward"])
 def test_ctrl_c_while_a_kill_is_stuck_on_a_frozen_instance_ends_or_names_it(
-    fragile: Playground, healed: Playground, running: Any, monkeypatch: pytest.MonkeyPatch, way: str
+    fragile: Playground, healed: Playground, running: Any, monkeypatch: pytest.MonkeyPatch, route: str
 ) -> None:
-    direct = "auto" if way == "owner" else "never"
+    direct = "auto" if route == "owner" else "never"
     with tidb_magic.connect(healed.url(0), direct=direct) as cluster, Client(fragile, 2) as client:
         running(client.start(LONG_SELECT.format("stuck")))
         threads: list[threading.Timer] = []
@@ -399,7 +399,7 @@ def test_ctrl_c_while_a_kill_is_stuck_on_a_frozen_instance_ends_or_names_it(
         said = str(stopped.value)
         assert f"KILL TIDB CONNECTION {client.id} was sent" in said
         assert "\n" not in said
-        if way == "forward":
+        if route == "forward":
             assert not listed_kills(fragile, client)
         eventually(no_thread_of_ours_is_left)
 
@@ -407,21 +407,21 @@ def test_ctrl_c_while_a_kill_is_stuck_on_a_frozen_instance_ends_or_names_it(
 def test_what_is_known_of_the_others_is_said_after_ctrl_c(
     fragile: Playground, cluster: Cluster, running: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    look = Way.look
+    observe = Route.observe
 
-    def interrupted(self: Way, *args: Any, **kwargs: Any) -> Any:
+    def interrupted(self: Route, *args: Any, **kwargs: Any) -> Any:
         if self.name == fragile.status_address(2):
             assert proven.wait(60)
             press_ctrl_c()
             threading.Event().wait(0.3)
-        seen = look(self, *args, **kwargs)
+        seen = observe(self, *args, **kwargs)
         if self.name == fragile.status_address(1) and done.id not in seen.sessions:
             proven.set()
         return seen
 
     proven = threading.Event()
     with Client(fragile, 1) as done, Client(fragile, 2) as spared:
-        monkeypatch.setattr(Way, "look", interrupted)
+        monkeypatch.setattr(Route, "observe", interrupted)
         with pytest.raises(Interrupted) as stopped:
             cluster.kill([done.id, spared.id])
         assert f"{done.id}: killed." in str(stopped.value)

@@ -86,5 +86,5 @@ def test_a_waiter_that_was_killed_too_is_not_watched(monkeypatch: pytest.MonkeyP
     )
     monkeypatch.setattr(followup, "locks", lambda *_, **__: pytest.fail("nobody is left to be watched"))
     killed = KillReport({"INSTANCE": ["a:1", "a:1"], "ID": [5, 6], "OUTCOME": ["killed", "killed"]})
-    link: Any = None
-    assert followup.follow(link, killed, before, deadline=1.0).waiters is None
+    pool: Any = None
+    assert followup.follow(pool, killed, before, deadline=1.0).waiters is None

@@ -4,7 +4,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any, Literal
 from uuid import uuid4
@@ -539,23 +539,23 @@ def test_when_trouble_ends_nobody_stays_silent(
 ) -> None:
     """Nobody would look any more whether he answers, and he would be left out for good."""
     with tidb_magic.connect(healed.url(0)) as cluster:
-        link = cluster._link
-        answers_again = link._answers_again
+        pool = cluster._pool
+        probe = pool.probe
 
-        def with_a_late_note() -> bool:
-            link.note_silent({"a:1": "a list noted it just now"})
-            return answers_again()
+        def with_a_late_note(unresponsive: Mapping[str, str]) -> bool:
+            pool.monitor.note_unresponsive({"a:1": "a list noted it just now"})
+            return probe(unresponsive)
 
-        monkeypatch.setattr(link, "_answers_again", with_a_late_note)
+        monkeypatch.setattr(pool, "probe", with_a_late_note)
         healed.freeze(2)
         try:
             assert not cluster.locks(deadline=2 * deadline).complete
         finally:
             healed.resume(2)
-        eventually(lambda: not link.trouble)
-        assert link.silent == {}
-        link.note_silent({"a:1": "a list noted it just now"})
-        assert link.silent == {}
+        eventually(lambda: not pool.monitor.degraded)
+        assert pool.monitor.unresponsive == {}
+        pool.monitor.note_unresponsive({"a:1": "a list noted it just now"})
+        assert pool.monitor.unresponsive == {}
         eventually(lambda: cluster.locks().complete)
 
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidb_magic.connection.driver import Result
+from tidb_magic.connection.row_reader import Result
 from tidb_magic.locks.lock_forest import LockForest
 from tidb_magic.locks.lock_waits import Waits
-from tidb_magic.locks.reader import stand
+from tidb_magic.locks.reader import lock_nodes
 from tidb_magic.locks.wait_graph import Branch, grow
 from tidb_magic.sessions.processlist import to_frame
 
@@ -83,20 +83,20 @@ def test_a_root_that_is_circular_is_in_a_circle(waits: list[tuple[int, int]]) ->
 def test_behind_and_frees_are_what_taking_it_away_shows(waits: list[tuple[int, int]]) -> None:
     pairs = {(waiter, holder) for waiter, holder in waits if waiter != holder}
     for name, branch in drawn(waits).items():
-        behind = {name}
-        while more := {waiter for waiter, holder in pairs if holder in behind} - behind:
-            behind |= more
-        assert branch.behind == len(behind) - 1
+        blocked = {name}
+        while more := {waiter for waiter, holder in pairs if holder in blocked} - blocked:
+            blocked |= more
+        assert branch.blocked == len(blocked) - 1
         alone = {(waiter, holder) for waiter, holder in pairs if waiter != name}
         assert branch.frees == len(goes_on(alone, {name})) - 1
-        assert branch.frees <= branch.behind
+        assert branch.frees <= branch.blocked
 
 
 def test_a_chain_of_thousands_ends() -> None:
     waits = [(number + 1, number) for number in range(3_000)]
     forest = grow(waits)
     assert [branch.depth for branch in forest] == list(range(3_001))
-    assert (forest[0].behind, forest[0].frees) == (3_000, 3_000)
+    assert (forest[0].blocked, forest[0].frees) == (3_000, 3_000)
 
 
 def test_the_root_with_the_most_behind_it_comes_first_and_who_waits_for_two_stands_once() -> None:
@@ -104,8 +104,8 @@ def test_the_root_with_the_most_behind_it_comes_first_and_who_waits_for_two_stan
     forest = drawn([(c, a), (c, b), (d, b), (e, d)])
     assert [*forest] == [b, c, d, e, a]
     assert (forest[c].above, forest[c].also) == (b, (a,))
-    assert (forest[b].behind, forest[b].frees) == (3, 2)
-    assert (forest[a].behind, forest[a].frees) == (1, 0)
+    assert (forest[b].blocked, forest[b].frees) == (3, 2)
+    assert (forest[a].blocked, forest[a].frees) == (1, 0)
 
 
 # -- from rows as TiDB gives them ------------------------------------------------------------------------------
@@ -142,8 +142,8 @@ def test_from_made_up_rows_every_session_stands_once_and_no_wait_of_one_who_wait
         denied=False,
         remarks=(),
     )
-    standings = stand(listed, besides, asked, complete=complete)
-    forest = LockForest(standings, listed, pd.DataFrame(columns=["INSTANCE", "DEADLOCK_ID"]))
+    nodes = lock_nodes(listed, besides, asked, complete=complete)
+    forest = LockForest(nodes, listed, pd.DataFrame(columns=["INSTANCE", "DEADLOCK_ID"]))
 
     def name(number: int) -> str:
         return f"a:{number % 3} {2 * (number // 3)}" if states[number] else f"transaction {10_000 + number}"
@@ -181,8 +181,8 @@ def test_ddl_waits_for_older_transactions_and_where_none_is_older_for_all_that_u
     columns = ("JOB_ID", "TABLE_IDS", "LOCKED_TABLE_IDS", "DB_NAME", "TABLE_NAME", "QUERY")
     jobs = result(columns, [(100, "7", "7", "test", "t", "ALTER TABLE t ADD c INT")])
     asked = Waits((), jobs, known=True, denied=False, remarks=())
-    standings = stand(listed, besides, asked, complete=True)
-    found = [(wait.waiter, wait.holder) for standing in standings for wait in standing.waits]
+    nodes = lock_nodes(listed, besides, asked, complete=True)
+    found = [(wait.waiter, wait.holder) for node in nodes for wait in node.waits]
     assert sorted(found, key=str) == [(("a:9", 2), (f"a:{at}", 2)) for at in holders]
 
 
@@ -196,8 +196,8 @@ def test_ddl_that_other_ddl_waits_for_is_no_root_to_kill() -> None:
     )
     transactions = [[result((*TRANSACTION, "tidb_magic_age", "tidb_magic_waits_since"), [])]]
     listed = to_frame(result(SESSION, sessions))
-    standings = stand(listed, transactions, Waits((), jobs, known=True, denied=False, remarks=()), complete=True)
-    forest = LockForest(standings, listed, pd.DataFrame(columns=["INSTANCE", "DEADLOCK_ID"]))
-    assert [standing.root for standing in standings] == [True, False]
+    nodes = lock_nodes(listed, transactions, Waits((), jobs, known=True, denied=False, remarks=()), complete=True)
+    forest = LockForest(nodes, listed, pd.DataFrame(columns=["INSTANCE", "DEADLOCK_ID"]))
+    assert [node.root for node in nodes] == [True, False]
     assert not len(forest.roots)
     assert "ADMIN CANCEL DDL JOBS 101." in repr(forest)

@@ -22,7 +22,7 @@ from tidb_magic.notebook.arguments import (
     TEXTS,
     Parser,
     connect_parser,
-    flat,
+    flatten_ids,
     kill_cell,
     kill_parser,
     kill_words,
@@ -31,7 +31,7 @@ from tidb_magic.notebook.arguments import (
 from tidb_magic.playground import Playground
 
 if TYPE_CHECKING:
-    from tidb_magic.cluster.pool import Link
+    from tidb_magic.cluster.pool import Pool
 
 NOBODY, NEITHER = 2097158, 2097160  # no server has id 1 and so many connections
 
@@ -661,14 +661,14 @@ IDS = st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=8)
 
 def meant(victims: Sequence[Any], *, query: bool = False) -> list[str]:
     """Return what is sent for these."""
-    return [one.statement.sql for one in targets(victims, cast("Link", None), query=query)]
+    return [one.statement.sql for one in targets(victims, cast("Pool", None), query=query)]
 
 
 def typed(line: str, **names: object) -> list[str]:
     """Return what a line means, without any cluster."""
     expanded, values = kill_parser().expand(line, lambda text: eval(text, names))
     query, ids = kill_words(kill_parser().parse(expanded).words, values)
-    return meant(flat(ids), query=query)
+    return meant(flatten_ids(ids), query=query)
 
 
 HELD = [

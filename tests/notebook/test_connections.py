@@ -174,7 +174,7 @@ def test_a_connection_that_the_server_ended_is_replaced_before_it_is_used(
     cluster.processlist()
     with Client(playground, 1) as client:
         cluster.kill([client.id])  # opens a connection to its instance
-    ours = [cluster._link._main, *cluster._link._owners]
+    ours = [cluster._pool._main, *cluster._pool._owners]
     with Client(playground, 0) as root, Client(playground, 1) as victim:
         for one in ours:
             root.query(f"KILL TIDB CONNECTION {one.id}")
@@ -185,14 +185,14 @@ def test_a_connection_that_the_server_ended_is_replaced_before_it_is_used(
         assert (listed.complete, listed.remarks) == (True, ())
         report = cluster.kill([victim.id])
         assert list(report["OUTCOME"]) == ["killed"]
-        now = [one.id for one in (cluster._link._main, *cluster._link._owners)]
+        now = [one.id for one in (cluster._pool._main, *cluster._pool._owners)]
         assert set(now).isdisjoint(before)
         assert [one._driver._sock for one in ours] == [None, None]  # not left to the garbage collector
 
 
 def test_an_open_connection_is_not_taken_for_lost(shell: InteractiveShell, playground: Playground) -> None:
     cluster = connect(shell, playground.url(0))
-    before = cluster._link.connection().id
+    before = cluster._pool.connection().id
     for _ in range(3):
         cluster.processlist(idle=True)
-    assert cluster._link.connection().id == before
+    assert cluster._pool.connection().id == before

@@ -163,7 +163,7 @@ def test_unloading_leaves_nothing_behind(session_shell: InteractiveShell, playgr
         session_shell.run_line_magic("load_ext", "tidb_magic")
         cluster = session_shell.run_line_magic("tidb_connect", playground.url(0))
         session_shell.run_line_magic("unload_ext", "tidb_magic")
-        assert not cluster._link.open
+        assert not cluster._pool.open
         assert len(session_shell.configurables) == configurables
         assert not any(session_shell.find_magic(magic) for magic in MAGICS)
         assert "TidbMagics" not in session_shell.magics_manager.registry

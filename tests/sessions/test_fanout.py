@@ -18,7 +18,7 @@ from tidb_magic import Cluster, ProcessList
 from tidb_magic.cluster import topology
 from tidb_magic.connection.connection import Connection
 from tidb_magic.connection.deadline import PATIENCE, SPREAD
-from tidb_magic.connection.driver import Result
+from tidb_magic.connection.row_reader import Result
 from tidb_magic.errors import DeadlineError, Interrupted, NotConnectedError, ServerError, TidbMagicError
 from tidb_magic.playground import Playground
 from tidb_magic.sessions import fanout
@@ -87,7 +87,7 @@ def test_one_frozen_instance_costs_the_deadline_once_and_is_named_until_it_wakes
     fragile: Playground, cluster: Cluster, deadline: float, crowd: list[Client]
 ) -> None:
     silent = fragile.status_address(1)
-    connection = cluster._link.connection()
+    connection = cluster._pool.connection()
     fragile.freeze(1)
     spent, listed = timed(cluster)
     assert deadline - 0.1 < spent < deadline + OTHER_WORK
@@ -99,12 +99,12 @@ def test_one_frozen_instance_costs_the_deadline_once_and_is_named_until_it_wakes
     assert left_running(fragile, 0, connection.token) == []
     assert left_running(fragile, 2, connection.token) == []
 
-    kept = {one.id for one in cluster._link._owners if one.open}
+    kept = {one.id for one in cluster._pool._owners if one.open}
     spent, listed = timed(cluster, deadline=LONG)
     assert spent < OTHER_WORK
     assert (ids(listed), listed.missing) == (of(crowd[0], crowd[2]), (silent,))
     assert listed.matched == 2
-    assert {one.id for one in cluster._link._owners if one.open} == kept  # used again
+    assert {one.id for one in cluster._pool._owners if one.open} == kept  # used again
     instances = cluster.instances()
     row = instances[instances["INSTANCE"] == silent]
     assert set(row["ANSWERING"]) == {False}  # twice, if it was restarted within a minute
@@ -113,7 +113,7 @@ def test_one_frozen_instance_costs_the_deadline_once_and_is_named_until_it_wakes
     fragile.resume(1)
     again = once_complete(cluster)
     assert ids(again) == of(*crowd)
-    eventually(lambda: not cluster._link.trouble)
+    eventually(lambda: not cluster._pool.monitor.degraded)
     asked = statements(cluster)
     assert cluster.processlist().remarks == ()
     assert len(asked) == 1
@@ -125,7 +125,7 @@ def test_an_incomplete_list_waits_for_pd_only_if_its_last_answer_is_old(
     unknown = "Which instances are registered was not found out."
     fragile.freeze(1)
     timed(cluster)
-    monkeypatch.setattr(fanout._Reading, "_call_the_roll", lambda *_: None)  # PD does not answer
+    monkeypatch.setattr(fanout._Reading, "_update_members", lambda *_: None)  # PD does not answer
     monkeypatch.setattr(fanout, "_MEMBERS_AGE", LONG)
     spent, listed = timed(cluster, deadline=LONG)
     assert spent < OTHER_WORK
@@ -142,7 +142,7 @@ def test_an_incomplete_list_waits_for_pd_only_if_its_last_answer_is_old(
 def test_when_the_instance_of_our_own_connection_freezes_the_others_are_read(
     fragile: Playground, cluster: Cluster, deadline: float, crowd: list[Client]
 ) -> None:
-    own = cluster._link.connection().id
+    own = cluster._pool.connection().id
     fragile.freeze(0)
     spent, listed = timed(cluster)
     assert spent < deadline + OTHER_WORK
@@ -159,7 +159,7 @@ def test_when_the_instance_of_our_own_connection_freezes_the_others_are_read(
 def test_frozen_pd_is_said_and_every_instance_known_before_is_read(
     fragile: Playground, cluster: Cluster, deadline: float, crowd: list[Client]
 ) -> None:
-    own = cluster._link.connection().id
+    own = cluster._pool.connection().id
     fragile.freeze("pd")
     spent, listed = timed(cluster)
     assert spent < deadline + OTHER_WORK
@@ -185,11 +185,11 @@ def test_frozen_pd_is_said_and_every_instance_known_before_is_read(
 def test_an_instance_without_sessions_is_not_a_missing_one(fragile: Playground, cluster: Cluster) -> None:
     listed = cluster.processlist(user="crowd", idle=True)
     assert (len(listed), listed.complete, listed.missing) == (0, True, ())
-    cluster._link.trouble = True  # nobody watches: each instance is read by itself
+    cluster._pool.monitor.degraded = True  # nobody watches: each instance is read by itself
     listed = cluster.processlist(user="crowd", idle=True)
     assert (len(listed), listed.complete, listed.missing) == (0, True, ())
     assert len(re.findall(r"127\.0\.0\.1:\d+", listed.remarks[-1])) == 3
-    cluster._link.trouble = False
+    cluster._pool.monitor.degraded = False
 
 
 @pytest.mark.parametrize("frozen", [1, 2])
@@ -217,13 +217,13 @@ def test_with_only_a_balancer_to_reach_the_others_are_read_through_it(
 def test_a_statement_that_the_instances_do_not_accept_is_no_silence(
     fragile: Playground, cluster: Cluster, crowd: list[Client]
 ) -> None:
-    cluster._link.trouble = True
+    cluster._pool.monitor.degraded = True
     with pytest.raises(TidbMagicError, match="where: TiDB does not accept the condition 'nosuch = 1'"):
         cluster.processlist(where="nosuch = 1")
     with pytest.raises(TidbMagicError, match="match: TiDB does not accept the pattern"):
         cluster.processlist(match="(")
-    assert cluster._link.silent == {}
-    cluster._link.trouble = False
+    assert cluster._pool.monitor.unresponsive == {}
+    cluster._pool.monitor.degraded = False
 
 
 def test_filters_sorting_limit_and_counts_are_the_same_read_by_each_instance(
@@ -238,9 +238,9 @@ def test_filters_sorting_limit_and_counts_are_the_same_read_by_each_instance(
         {"instance": fragile.status_address(1), "user": "crowd"},
     )
     for options in asked:
-        cluster._link.trouble = False
+        cluster._pool.monitor.degraded = False
         whole = cluster.processlist(**options)
-        cluster._link.trouble = True
+        cluster._pool.monitor.degraded = True
         apart = cluster.processlist(**options)
         same = ["INSTANCE", "ID", "USER", "INFO", "TXN_ID"]
         if "limit" not in options:
@@ -250,7 +250,7 @@ def test_filters_sorting_limit_and_counts_are_the_same_read_by_each_instance(
         assert (whole.matched, whole.hidden, len(whole)) == (apart.matched, apart.hidden, len(apart))
         assert whole.dtypes.to_dict() == apart.dtypes.to_dict()
     apart_counts = cluster.count_by("INSTANCE", user="crowd")
-    cluster._link.trouble = False
+    cluster._pool.monitor.degraded = False
     whole_counts = cluster.count_by("INSTANCE", user="crowd")
     same = ["INSTANCE", "SESSIONS", "ACTIVE"]
     assert list(map(str, whole_counts[same].to_numpy())) == list(map(str, apart_counts[same].to_numpy()))
@@ -271,19 +271,19 @@ def test_ctrl_c_ends_the_reading_of_single_instances(
     fragile: Playground, cluster: Cluster, crowd: list[Client]
 ) -> None:
     assert cluster.processlist().complete
-    cluster._link.trouble = True
+    cluster._pool.monitor.degraded = True
     assert cluster.processlist().complete  # there is a connection to each
     fragile.freeze(1)
     with pytest.raises(Interrupted, match="Nothing was returned"), ctrl_c_after(0.2):
         cluster.processlist(deadline=LONG)
     fragile.resume(1)
-    cluster._link.silent.clear()
+    cluster._pool.monitor.unresponsive.clear()
     eventually(lambda: cluster.processlist(user="crowd").complete)
-    cluster._link.trouble = False
+    cluster._pool.monitor.degraded = False
 
 
 def test_ctrl_c_while_an_instance_is_silent_leaves_no_statement_of_ours(fragile: Playground, cluster: Cluster) -> None:
-    connection = cluster._link.connection()
+    connection = cluster._pool.connection()
     fragile.freeze(1)
     with pytest.raises(Interrupted, match="Our statement was ended on the server"), ctrl_c_after(0.5):
         cluster.processlist(deadline=LONG)
@@ -304,7 +304,7 @@ def test_while_no_instance_answers_it_is_waited_for_ten_deadlines(fragile: Playg
     assert 2 * PATIENCE * 0.2 < time.monotonic() - began < OTHER_WORK
     for instance in range(3):
         fragile.resume(instance)
-    eventually(lambda: not cluster._link.trouble)
+    eventually(lambda: not cluster._pool.monitor.degraded)
     assert cluster.processlist().complete
 
 
@@ -327,7 +327,7 @@ def test_what_is_slow_everywhere_is_waited_for_and_makes_no_instance_unresponsiv
 ) -> None:
     """As on a cluster whose CPUs are saturated: each instance responds, and takes longer than the deadline."""
     spent, listed = timed(cluster, where=f"SLEEP({2.5 * deadline}) >= 0")
-    assert (ids(listed), listed.complete, cluster._link.silent) == (of(*crowd), True, {}), listed.remarks
+    assert (ids(listed), listed.complete, cluster._pool.monitor.unresponsive) == (of(*crowd), True, {}), listed.remarks
     assert spent > 2.5 * deadline
 
 
@@ -338,7 +338,7 @@ def test_an_instance_that_responds_while_the_others_are_read_is_waited_for(
     with ThreadPoolExecutor(1) as executor:
         slowest = f"SLEEP(IF(@@port = {fragile.port(1)}, 3, 1)) >= 0"
         reading = executor.submit(timed, cluster, where=slowest)
-        eventually(lambda: cluster._link.trouble)
+        eventually(lambda: cluster._pool.monitor.degraded)
         fragile.resume(1)
         _, listed = reading.result()
     assert (ids(listed), listed.complete) == (of(*crowd), True), listed.remarks
@@ -348,7 +348,7 @@ def test_where_most_instances_took_long_to_respond_one_is_waited_for_beyond_the_
     fragile: Playground, cluster: Cluster, deadline: float, crowd: list[Client]
 ) -> None:
     for name in ("one", "another", "a third"):  # most, together with the two that run
-        cluster._link.responded(name, deadline)
+        cluster._pool.monitor.responded(name, deadline)
     fragile.freeze(1)
     with ThreadPoolExecutor(1) as executor:
         listing = executor.submit(timed, cluster)
@@ -362,26 +362,26 @@ def test_where_most_instances_took_long_to_respond_one_is_waited_for_beyond_the_
 def test_one_instance_that_took_long_to_respond_does_not_make_the_others_be_waited_for(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    link = cluster._link
-    assert link.grace(3) == 3
-    link.responded("slow", 2)
-    link.responded("fast", 0.01)
-    assert link.grace(3) == 3
-    link.responded("another", 1)
-    assert link.grace(3) == SPREAD * 1
-    link.responded("fast", 20)
-    assert link.grace(3) == SPREAD * 2
-    link.responded("another", 30)
-    assert link.grace(3) == PATIENCE * 3
-    monkeypatch.setattr("tidb_magic.cluster.pool._RECENT", 0)
-    assert link.grace(3) == 3
+    pool = cluster._pool
+    assert pool.monitor.grace(3) == 3
+    pool.monitor.responded("slow", 2)
+    pool.monitor.responded("fast", 0.01)
+    assert pool.monitor.grace(3) == 3
+    pool.monitor.responded("another", 1)
+    assert pool.monitor.grace(3) == SPREAD * 1
+    pool.monitor.responded("fast", 20)
+    assert pool.monitor.grace(3) == SPREAD * 2
+    pool.monitor.responded("another", 30)
+    assert pool.monitor.grace(3) == PATIENCE * 3
+    monkeypatch.setattr("tidb_magic.cluster.monitor._RECENT", 0)
+    assert pool.monitor.grace(3) == 3
 
 
 def test_an_instance_that_answers_late_is_back_in_the_next_list(
     fragile: Playground, cluster: Cluster, crowd: list[Client], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tidb_magic.cluster.pool._RETRY", (LONG, LONG))  # so it is not the thread that looks after it
-    link, name = cluster._link, fragile.status_address(1)
+    monkeypatch.setattr("tidb_magic.cluster.monitor._RETRY", (LONG, LONG))  # so it is not the thread that notes it
+    pool, name = cluster._pool, fragile.status_address(1)
     asked: list[str] = []
     query = Connection.query
 
@@ -390,7 +390,7 @@ def test_an_instance_that_answers_late_is_back_in_the_next_list(
             asked.append(sql)
         return query(connection, sql, *args, **options)
 
-    link.trouble = True
+    pool.monitor.degraded = True
     assert cluster.processlist(user="crowd").complete  # there is a connection to each
     monkeypatch.setattr(Connection, "query", spy)
     fragile.freeze(1)
@@ -398,18 +398,18 @@ def test_an_instance_that_answers_late_is_back_in_the_next_list(
         assert timed(cluster)[1].missing == (name,)
     assert len(asked) == 1  # no more than one statement at a time
     fragile.resume(1)
-    eventually(lambda: not link.silent)
+    eventually(lambda: not pool.monitor.unresponsive)
     assert ids(timed(cluster)[1]) == of(*crowd)
-    link.trouble = False
+    pool.monitor.degraded = False
 
 
 def test_in_trouble_an_instance_that_can_be_reached_has_the_whole_deadline(
     fragile: Playground, cluster: Cluster, crowd: list[Client]
 ) -> None:
-    cluster._link.trouble = True
+    cluster._pool.monitor.degraded = True
     listed = cluster.processlist(where="USER = 'crowd' AND SLEEP(0.9) >= 0", idle=True, deadline=20)
     assert (ids(listed), listed.complete) == (of(*crowd), True)
-    cluster._link.trouble = False
+    cluster._pool.monitor.degraded = False
 
 
 def test_a_kept_connection_that_was_lost_is_opened_again(
@@ -418,7 +418,7 @@ def test_a_kept_connection_that_was_lost_is_opened_again(
     fragile.freeze(2)
     _, listed = timed(cluster)
     assert listed.missing == (fragile.status_address(2),)
-    kept = cluster._link.kept(fragile.status_address(1))
+    kept = cluster._pool.idle_connection(fragile.status_address(1))
     assert kept is not None
     with Client(fragile, 1) as root:
         root.query(f"KILL TIDB CONNECTION {kept.id}")
@@ -436,7 +436,7 @@ def test_a_password_that_was_changed_meanwhile_is_not_tried_again_and_again(
         with tidb_magic.connect(fragile.url(0).replace("root", "changed"), password="before") as theirs:
             fragile.freeze(1)
             assert theirs.processlist().missing == (fragile.status_address(1),)
-            (watch,) = (one for one in theirs._link._threads if one.name == "tidb_magic_look_after")
+            (watch,) = (one for one in theirs._pool._threads if one.name == "tidb_magic_look_after")
             assert watch.is_alive()
             root.query("ALTER USER changed IDENTIFIED BY 'after' FAILED_LOGIN_ATTEMPTS 3 PASSWORD_LOCK_TIME 1")
             eventually(lambda: not watch.is_alive())
@@ -462,9 +462,9 @@ def test_threads_that_share_a_cluster_do_not_wait_for_each_other_nor_blame_a_hea
 
 def test_two_threads_that_look_for_the_same_instance_both_find_it(fragile: Playground) -> None:
     with tidb_magic.connect(fragile.url(0)) as cluster, ThreadPoolExecutor(4) as executor:
-        link = cluster._link
-        there = next(one for one in link.roll.instances if one.name == fragile.status_address(1))
-        found = [one.result() for one in [executor.submit(link.reach, there, 5.0) for _ in range(4)]]
+        pool = cluster._pool
+        there = next(one for one in pool.topology.membership.instances if one.name == fragile.status_address(1))
+        found = [one.result() for one in [executor.submit(pool.connect_to, there, 5.0) for _ in range(4)]]
         assert len({one.id for one in found}) == 1
         assert all(one.open for one in found)
 
@@ -473,17 +473,17 @@ def test_a_kept_connection_to_the_same_address_takes_the_place_of_a_lost_one(
     fragile: Playground, cluster: Cluster
 ) -> None:
     """On a saturated cluster a new one takes seconds."""
-    link = cluster._link
-    main, here = link.connection(), link.registered()[fragile.status_address(0)]
+    pool = cluster._pool
+    main, here = pool.connection(), pool.topology.registered()[fragile.status_address(0)]
     with Gate(fragile) as gate, ThreadPoolExecutor(1) as executor:
         waits = executor.submit(main.query, gate.statement("busy"), deadline=LONG)
         eventually(lambda: main.busy)
-        spare = link.reach(here, LONG)
+        spare = pool.connect_to(here, LONG)
         assert spare is not main
         gate.open()
         waits.result()
     main.close()
-    assert link.connection() is spare
+    assert pool.connection() is spare
     assert cluster.processlist().complete
 
 
@@ -498,42 +498,42 @@ def test_one_instance_that_refuses_a_statement_is_named_and_the_others_are_read(
             raise ServerError("Server shutdown in progress (error 1053)", 1053)
         return [connection.query("SELECT 1", deadline=give_up - time.monotonic())]
 
-    cluster._link.trouble = True
-    gathered = fanout.gather(cluster._link, ask, 3)
-    cluster._link.trouble = False
+    cluster._pool.monitor.degraded = True
+    gathered = fanout.gather(cluster._pool, ask, 3)
+    cluster._pool.monitor.degraded = False
     assert (len(gathered.parts), gathered.complete, gathered.missing) == (2, False, (refusing,))
     assert f"{refusing}: Server shutdown in progress (error 1053)." in gathered.remarks
-    assert cluster._link.silent == {}
+    assert cluster._pool.monitor.unresponsive == {}
 
 
 def test_what_pd_says_meanwhile_does_not_make_a_list_complete(
     fragile: Playground, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The thread in the background learns of two more instances after the known one was read."""
-    link = cluster._link
-    everybody = link.roll.instances
-    link.trouble = True
-    link.roll = topology.Roll((everybody[0],), pd_silent=True)
+    pool = cluster._pool
+    everybody = pool.topology.membership.instances
+    pool.monitor.degraded = True
+    pool.topology.membership = topology.Membership((everybody[0],), pd_unresponsive=True)
     enough = fanout._Reading._enough
 
     def meanwhile(reading: Any) -> bool:
         if enough(reading):
-            link.call(everybody)
+            pool.update_members(everybody)
             return True
         return False
 
     monkeypatch.setattr(fanout._Reading, "_enough", meanwhile)
     assert not cluster.processlist(idle=True).complete
-    link.trouble = False
+    pool.monitor.degraded = False
 
 
 def test_a_condition_may_name_the_table_in_trouble_too(
     fragile: Playground, cluster: Cluster, crowd: list[Client]
 ) -> None:
-    for trouble in (False, True):
-        cluster._link.trouble = trouble
+    for degraded in (False, True):
+        cluster._pool.monitor.degraded = degraded
         assert ids(cluster.processlist(where="CLUSTER_PROCESSLIST.USER = 'crowd'", idle=True)) == of(*crowd)
-    cluster._link.trouble = False
+    cluster._pool.monitor.degraded = False
 
 
 def test_a_closed_cluster_says_so(fragile: Playground) -> None:
@@ -550,14 +550,14 @@ def test_closing_in_trouble_leaves_no_thread_and_no_connection(fragile: Playgrou
     fragile.freeze("pd")
     try:
         cluster.processlist()
-        eventually(lambda: cluster._link._probe)  # it asks PD, which takes TiDB 6 s
+        eventually(lambda: cluster._pool._probe)  # it asks PD, which takes TiDB 6 s
         began = time.monotonic()
         cluster.close()
         assert time.monotonic() - began < OTHER_WORK
     finally:
         fragile.resume("pd")
     eventually(lambda: not [one.name for one in threading.enumerate() if one.name.startswith("tidb_magic")])
-    assert all(not one.open for one in [cluster._link._main, *cluster._link._owners])
+    assert all(not one.open for one in [cluster._pool._main, *cluster._pool._owners])
 
 
 def test_where_no_table_names_the_instances_the_seen_ones_are_listed(
@@ -579,11 +579,11 @@ def test_where_no_table_names_the_instances_the_seen_ones_are_listed(
         assert set(instances["INSTANCE"]) == {fragile.status_address(at) for at in range(3)}
         assert instances["ADDRESS"].isna().all()
         assert instances["ANSWERING"].all()
-        cloud._link.trouble = True
+        cloud._pool.monitor.degraded = True
         alone = cloud.processlist(user="crowd")
         assert not alone.complete
         assert "Which instances are registered was not found out." in repr(alone)
-        cloud._link.trouble = False
+        cloud._pool.monitor.degraded = False
 
 
 def test_an_instance_that_advertises_loopback_is_not_looked_for_on_this_machine(fragile: Playground) -> None:
@@ -595,9 +595,9 @@ def test_an_instance_that_advertises_loopback_is_not_looked_for_on_this_machine(
     assert topology.direct_settings(there, near, never) == "direct connections are switched off"
     assert topology.direct_settings(topology.Instance("a"), near, always) == "its address is not known"
     for settings, direct in ((far, always), (near, auto)):
-        way = topology.direct_settings(there, settings, direct)
-        assert isinstance(way, type(far))
-        assert (way.host, way.port, way.trusted) == ("127.0.0.1", 4000, False)
+        route = topology.direct_settings(there, settings, direct)
+        assert isinstance(route, type(far))
+        assert (route.host, route.port, route.trusted) == ("127.0.0.1", 4000, False)
 
 
 def test_an_instance_restarted_within_a_minute_shows_no_session_twice(
@@ -619,7 +619,7 @@ def test_an_instance_restarted_within_a_minute_shows_no_session_twice(
         assert list(instances.groupby("INSTANCE")["ANSWERING"].sum()) == [1, 1, 1]
         listed = cluster.processlist(user="crowd", idle=True)
         assert ids(listed) == of(crowd[0], crowd[2], new)
-        eventually(lambda: not cluster._link.trouble)
+        eventually(lambda: not cluster._pool.monitor.degraded)
         assert ids(cluster.processlist(user="crowd", idle=True)) == of(crowd[0], crowd[2], new)
         more = [Client(fragile, 1, "crowd") for _ in range(4)]
         for options in ({"idle": True}, {"idle": True, "limit": 4, "sort": "INSTANCE"}, {"where": "ID > 0"}):
@@ -627,7 +627,7 @@ def test_an_instance_restarted_within_a_minute_shows_no_session_twice(
             assert listed.matched + listed.hidden == 5
             assert len(listed) == min(listed.limit, listed.matched)
             assert listed["ID"].is_unique
-        cluster._link.sessions = 2  # so few that all are read, until it turns out that there are more
+        cluster._pool.sessions = 2  # so few that all are read, until it turns out that there are more
         listed = cluster.processlist(instance=silent, user="crowd", idle=True, limit=4, sort="INSTANCE")
         assert (listed.matched, len(listed)) == (5, 4)
         assert len(cluster.processlist(instance=silent, user="crowd", idle=True, limit=100)) == 5

@@ -86,7 +86,7 @@ def test_the_instances_filter_themselves_and_it_is_one_statement(cluster: Cluste
     listed = cluster.processlist(user="joe")
     assert len(asked) == 1
     assert (listed.matched, listed.hidden) == (1, 1)
-    plan = cluster._link.connection().query(
+    plan = cluster._pool.connection().query(
         f"EXPLAIN {asked[0] % {'user': repr('joe'), 'everything': 0, 'limit': 5, 'milliseconds': 1000}}", deadline=5
     )
     pushed = [row for row in plan.rows if row[2] == "cop[tidb]" and "Selection" in row[0]]
@@ -113,7 +113,7 @@ def test_the_limit_leaves_out_the_shortest_and_counts_them(
         return sorted(listed["TIME"], reverse=True)[:2]
 
     before = cluster.processlist()
-    cluster._link.sessions = known
+    cluster._pool.sessions = known
     listed, after = cluster.processlist(limit=2), cluster.processlist()
     assert len(listed) == 2
     assert listed.matched == len(after) > 2

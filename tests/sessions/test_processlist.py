@@ -11,9 +11,9 @@ import pytest
 import tidb_magic
 from tests.clients import LONG_SELECT, Client, statements
 from tidb_magic import Cluster, ProcessList
-from tidb_magic.connection.driver import Result
+from tidb_magic.connection.row_reader import Result
 from tidb_magic.playground import Playground
-from tidb_magic.sessions.lookup import sessions, silent
+from tidb_magic.sessions.lookup import sessions, unresponsive_instances
 from tidb_magic.sessions.processlist import to_frame
 
 LIST = "select * from information_schema.cluster_processlist"
@@ -74,7 +74,7 @@ def test_without_process_the_list_says_that_only_own_sessions_are_visible(
 
 def test_own_sessions_are_marked(cluster: Cluster) -> None:
     listed = cluster.processlist()
-    assert [number for _, number in listed.own] == [cluster._link.connection().id]
+    assert [number for _, number in listed.own] == [cluster._pool.connection().id]
     assert "1 of them is tidb_magic's own." in repr(listed)
 
 
@@ -250,7 +250,7 @@ def test_two_ids_that_are_one_float_stay_apart_through_pandas() -> None:
 
 
 def test_warnings_name_the_silent_instances() -> None:
-    assert silent(
+    assert unresponsive_instances(
         [
             "[127.0.0.1:10081](1) rpc error: code = Unavailable desc = connection error",
             "[[::1]:10082](2) rpc error",

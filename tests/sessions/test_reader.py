@@ -137,7 +137,7 @@ def test_sorting_is_the_servers_numbers_from_the_largest_text_from_a(playground:
 def test_a_reading_without_our_own_session_is_not_complete(playground: Playground) -> None:
     """With this planner TiDB 8.5.6 answers with no row at all, and no warning."""
     with tidb_magic.connect(playground.url(0)) as cluster:
-        cluster._link.connection().query("SET tidb_enable_cascades_planner = ON", deadline=LONG)
+        cluster._pool.connection().query("SET tidb_enable_cascades_planner = ON", deadline=LONG)
         for ask in (cluster.processlist, cluster.instances, lambda: cluster.count_by("USER")):
             found = ask()
             assert not found.complete
@@ -186,7 +186,7 @@ def test_a_list_of_more_than_its_limit_shows_the_first_and_counts_all(
     with ExitStack() as stack:
         for instance in (0, 1, 2, 2):
             stack.enter_context(Client(playground, instance, "several"))
-        cluster._link.sessions = known
+        cluster._pool.sessions = known
         listed = cluster.processlist(user="several", idle=True, limit=3, sort="ID")
         assert (len(listed), listed.matched, listed.hidden) == (3, 4, 0)
         assert list(listed["ID"]) == sorted(listed["ID"], reverse=True)
@@ -214,7 +214,7 @@ def test_process_by_a_default_role_by_set_role_and_not_at_all(
     with Client(playground, 1), tidb_magic.connect(playground.url(0).replace("root", user)) as cluster:
         for set_role in (False, True):
             if set_role and user == "byset":
-                cluster._link.connection().query("SET ROLE seer", deadline=5)
+                cluster._pool.connection().query("SET ROLE seer", deadline=5)
             listed = cluster.processlist(idle=True)
             assert ("root" in set(listed["USER"])) is sees
             assert ("Only your own sessions are visible: PROCESS is needed" in repr(listed)) is not sees

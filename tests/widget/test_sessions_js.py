@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from tidb_magic.connection.driver import Result
+from tidb_magic.connection.row_reader import Result
 from tidb_magic.display.frame import Origin
 from tidb_magic.sessions.lookup import Rights
 from tidb_magic.sessions.processlist import ProcessList, to_frame

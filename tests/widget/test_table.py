@@ -31,7 +31,7 @@ class Browser:
     def __init__(self, table: SessionTable, monkeypatch: pytest.MonkeyPatch) -> None:
         self.table = table
         self.heard: list[dict[str, Any]] = []
-        monkeypatch.setattr(module, "send", self.heard.append)
+        monkeypatch.setattr(table, "send", self.heard.append)
 
     def say(self, kind: str, **said: Any) -> None:
         self.table._hear(None, {"kind": kind} | said, [])
@@ -317,7 +317,7 @@ def test_it_rests_while_nobody_looks_and_goes_on_while_a_cell_runs(
 def test_where_a_reading_takes_long_the_pause_after_it_is_three_times_as_long(cluster: Cluster) -> None:
     frame = cluster.processlist()
     assert frame.origin is not None
-    read, seen = frame.origin.again, list[tuple[float, float]]()
+    read, seen = frame.origin.reload, list[tuple[float, float]]()
     assert read is not None
 
     def slowly(*args: Any, **options: Any) -> Any:

@@ -1,27 +1,26 @@
-"""The connections of a Cluster: the one it looks through, one to each instance when needed, and who is silent."""
+"""The connections of a Cluster: the main one, and one to each instance when it is needed."""
 
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from queue import Empty, SimpleQueue
-from statistics import median_low
 from weakref import WeakSet
 
-from tidb_magic.cluster import topology
-from tidb_magic.cluster.topology import Capabilities, Direct, Instance, Roll
-from tidb_magic.connection.connection import CONNECT_TIMEOUT, Connection, Own
-from tidb_magic.connection.deadline import CHECK, DEADLINE, PATIENCE, SPREAD, WATCHDOG
-from tidb_magic.connection.driver import LEAST, Driver, time_left, wake
+from tidb_magic.cluster import privileges, topology
+from tidb_magic.cluster.monitor import Monitor
+from tidb_magic.cluster.topology import UNNAMED, Capabilities, Direct, Instance, Topology
+from tidb_magic.connection.connection import CONNECT_TIMEOUT, Connection
+from tidb_magic.connection.deadline import DEADLINE, LEAST, time_left
+from tidb_magic.connection.driver import Driver, wake
+from tidb_magic.connection.own_sessions import Own
 from tidb_magic.connection.settings import Settings
-from tidb_magic.connection_id import ConnectionId
 from tidb_magic.errors import (
     AuthenticationError,
     ConnectError,
     ConnectTimeoutError,
-    DeadlineError,
     NotConnectedError,
     TidbMagicError,
 )
@@ -30,30 +29,26 @@ from tidb_magic.queries import query
 _HEDGE = 0.2  # seconds after which another connection is tried beside those that are being opened
 _ATTEMPTS = 8  # connections through a balancer until one leads to the wanted instance
 _JOIN = 1.0  # seconds that a thread gets to end when the cluster is closed
-_RETRY = (1.0, 5.0)  # seconds between two tries while somebody is silent: the first, and the longest
-_HERE = "the connected instance"  # while nothing tells its name
-_RECENT = 60.0  # seconds for which it counts how long an instance took to respond
 _PD = 8.0  # seconds after which TiDB itself gives up on PD (6, measured on 8.5.6): nothing of ours is left behind then
 
 
-_LINKS: "WeakSet[Link]" = WeakSet()
+_POOLS: "WeakSet[Pool]" = WeakSet()
 
 
 def _start_over() -> None:
-    """Let each Link be without the connections of the parent, in a forked child."""
-    for link in list(_LINKS):
-        link._start_over()  # noqa: SLF001
+    """Let each Pool be without the connections of the parent, in a forked child."""
+    for pool in list(_POOLS):
+        pool._start_over()  # noqa: SLF001
 
 
 os.register_at_fork(after_in_child=_start_over)
 
 
-class Link:
+class Pool:
     """The connections of a Cluster.
 
-    The main one is opened again after it was lost or dropped, never in between of a look and a KILL. `roll` is who is
-    registered, `silent` are those of them that did not answer, with the reason. `trouble` is whether the cluster's own
-    list missed its deadline; a thread finds out when it answers again.
+    The main one is opened again after it was lost or dropped, never between a check and its KILL. `topology` has the
+    registered instances, `monitor` those that do not respond.
     """
 
     def __init__(self, settings: Settings, direct: Direct = Direct.AUTO) -> None:
@@ -61,35 +56,31 @@ class Link:
         self.direct = direct
         self.capabilities: Capabilities
         self.enhanced_security = False
-        self.roll = Roll()
-        self.silent: dict[str, str] = {}
+        self.topology = Topology()
         self.sessions: int | None = None  # how many the latest complete list counted
         self.refusal = ""  # of the last login: a few wrong ones lock some accounts
-        self._names: dict[int, str] = {}
         self._direct_works = False
-        self._closed = threading.Event()
+        self.closed = threading.Event()
         self._start_over()
-        _LINKS.add(self)
+        _POOLS.add(self)
         try:
             self._main = self._open(CONNECT_TIMEOUT)
         except BaseException:
-            self._closed.set()  # nobody could end the thread that looks after silent instances
+            self.closed.set()  # nobody could end the thread that looks after silent instances
             raise
 
     def _start_over(self) -> None:
         """Be without connections and threads, as in a forked child: those of the parent are not its own."""
-        closed = self._closed.is_set()
-        self._closed = threading.Event()
+        closed = self.closed.is_set()
+        self.closed = threading.Event()
         if closed:
-            self._closed.set()
-        self.trouble = False
-        self.silent.clear()
+            self.closed.set()
+        self.topology = self.topology.copy()
+        self.monitor = Monitor(self)
         self._owners: list[Connection] = []
         self._lock = threading.RLock()
         self._opening = threading.Lock()
-        self._turns: dict[str, threading.Lock] = {}
         self._being_opened: dict[Driver, str] = {}
-        self._responses: dict[str, tuple[float, float]] = {}
         self._threads: list[threading.Thread] = []
         self._probe: Connection | None = None
 
@@ -105,7 +96,7 @@ class Link:
             if not self._main.open:
                 self._main.close()
                 self._main = self._spare() or self._open(CONNECT_TIMEOUT if within is None else max(within, LEAST))
-                if self._closed.is_set():  # meanwhile, by another thread
+                if self.closed.is_set():  # meanwhile, by another thread
                     self._main.close()
                     self.check()
             return self._main
@@ -120,13 +111,8 @@ class Link:
 
     def check(self) -> None:
         """Raise NotConnectedError if it was closed."""
-        if self._closed.is_set():
+        if self.closed.is_set():
             raise NotConnectedError("This cluster was closed: connect again.")
-
-    @property
-    def closed(self) -> bool:
-        """Whether it was closed."""
-        return self._closed.is_set()
 
     @property
     def open(self) -> bool:
@@ -137,7 +123,7 @@ class Link:
         """Ask again what this user may do: a right can be taken away while we are connected."""
         give_up = time.monotonic() + within
         connection = self.connection(within)
-        self.capabilities = replace(self.capabilities, **topology.rights(connection, deadline=time_left(give_up)))
+        self.capabilities = replace(self.capabilities, **privileges.rights(connection, deadline=time_left(give_up)))
         self.refreshed = time.monotonic()
 
     @property
@@ -157,7 +143,7 @@ class Link:
 
     def close(self) -> None:
         """Close all connections and end the threads."""
-        self._closed.set()
+        self.closed.set()
         with self._lock:
             probe, owners, threads = self._probe, list(self._owners), list(self._threads)
             opening = list(self._being_opened)
@@ -224,28 +210,30 @@ class Link:
         give_up = time.monotonic() + within
         connection = self._connect(self.settings, within)
         global_kill, compatible = topology.introduce(connection, deadline=time_left(give_up))
-        rights = topology.rights(connection, deadline=time_left(give_up))
+        rights = privileges.rights(connection, deadline=time_left(give_up))
         self.refreshed = time.monotonic()
         try:
-            self.call(topology.instances(connection, deadline=min(DEADLINE, time_left(give_up))))
+            self.update_members(topology.instances(connection, deadline=min(DEADLINE, time_left(give_up))))
         except TidbMagicError:  # PD does not answer; who was registered before is still the best guess
-            self.pd_is_silent()
+            self.topology.note_pd_unresponsive()
             connection = self._instead(give_up)
         self.enhanced_security = global_kill is None
         if global_kill is None:  # security-enhanced mode: a server id of 0 says that it is off
-            servers = {one.server_id for one in self.roll.instances} - {None}
+            servers = {one.server_id for one in self.topology.membership.instances} - {None}
             global_kill = 0 not in servers if servers else None
         self.capabilities = Capabilities(global_kill, compatible, **rights)
+        self.topology.unique_ids = bool(global_kill)
         self._find_name(connection, time_left(give_up))
         if not connection.open:
             connection = self._instead(give_up)
-        if not self.roll.instances:
-            self.roll = replace(self.roll, instances=(Instance(self.where(connection) or _HERE),))
+        if not self.topology.membership.instances:
+            unnamed = Instance(self.topology.instance_of(connection) or UNNAMED)
+            self.topology.membership = replace(self.topology.membership, instances=(unnamed,))
         return connection
 
     def _instead(self, give_up: float) -> Connection:
         """Open a connection in the place of one that was lost to a silent cluster."""
-        self.troubled()
+        self.monitor.note_degraded()
         connection = self._connect(self.settings, time_left(give_up))
         topology.introduce(connection, deadline=time_left(give_up))
         return connection
@@ -257,19 +245,19 @@ class Link:
 
     def _find_name(self, connection: Connection, within: float) -> None:
         """Find the INSTANCE of a connection in the cluster's list, where nothing else tells it."""
-        self.where(connection)  # learns it, if it was seen in a list
-        if connection.instance is not None or self.trouble:
+        self.topology.instance_of(connection)  # learns it, if it was seen in a list
+        if connection.instance is not None or self.monitor.degraded:
             return
         with suppress(TidbMagicError):
             mark = topology.running(connection)
             for name, number in topology.marked(connection, "INFO", mark, deadline=min(DEADLINE, within)):
                 if number == connection.id:
                     connection.instance = name
-                    self.learn({name: number})
+                    self.topology.learn({name: number})
 
     def own(self) -> Own:
         """Return what tells our own connections in a list at this moment."""
-        advertised = {name: (one.host, one.port) for name, one in self.registered().items()}
+        advertised = {name: (one.host, one.port) for name, one in self.topology.registered().items()}
         return Own.now(unique=bool(self.capabilities.global_kill), advertised=advertised)
 
     @property
@@ -279,89 +267,37 @@ class Link:
 
     # -- one connection an instance ----------------------------------------------------------------------------
 
-    def learn(self, seen: Mapping[str, int]) -> None:
-        """Note INSTANCE values of the list, each with the id of a session there.
+    def update_members(self, instances: tuple[Instance, ...]) -> None:
+        """Note the instances that PD lists now; none, if this user cannot see them."""
+        self.topology.update(instances)
+        self.monitor.keep_only(self.topology.registered())
 
-        In security-enhanced mode nothing else tells which name belongs to which server id.
-        """
-        if self.capabilities.global_kill:
-            servers = {name: ConnectionId(number).server_id for name, number in seen.items()}
-            self._names |= {server: name for name, server in servers.items() if server}
-        if not self.roll.certain:
-            known = tuple(one for one in self.roll.instances if one.name != _HERE)
-            new = tuple(Instance(name) for name in seen if name not in {self.name(one) for one in known})
-            self.roll = replace(self.roll, instances=known + new)
-
-    def call(self, instances: tuple[Instance, ...]) -> None:
-        """Note who is registered now, as PD says; nobody, if this user cannot see it."""
-        self.roll = Roll(instances or self.roll.instances, certain=bool(instances), updated_at=time.monotonic())
-        for gone in self.silent.keys() - self.registered().keys():
-            self.silent.pop(gone, None)
-
-    def pd_is_silent(self) -> None:
-        """Note that PD did not say who is registered."""
-        self.roll = replace(self.roll, pd_silent=True)
-
-    def where(self, connection: Connection) -> str | None:
-        """Return the INSTANCE of a connection, by what it says itself or by the server id in its id."""
-        server = self._server(connection)
-        if connection.instance is None and server in self._names:
-            connection.instance = self._names[server]
-        if connection.instance is not None:
-            return connection.instance
-        return f"server id {server}" if server else None
-
-    def _server(self, connection: Connection) -> int | None:
-        return connection.id.server_id if connection.id is not None and self.capabilities.global_kill else None
-
-    def name(self, instance: Instance) -> str:
-        """Return how the list names an instance."""
-        return self._names.get(instance.server_id or 0, instance.name)
-
-    def registered(self) -> dict[str, Instance]:
-        """Return the registered instances by name: one that was restarted is registered twice for about a minute."""
-        return {self.name(one): one for one in self.roll.instances}
-
-    def kept(self, name: str) -> Connection | None:
+    def idle_connection(self, name: str) -> Connection | None:
         """Return an idle connection on that instance, if there is one."""
         idle = self._idle()
-        if name == _HERE:
+        if name == UNNAMED:
             return self._main if self._main in idle else None
-        return next((one for one in idle if self.where(one) == name), None)
+        return next((one for one in idle if self.topology.instance_of(one) == name), None)
 
     def _idle(self) -> list[Connection]:
         with self._lock:
             return [one for one in (self._main, *self._owners) if one.open and not one.busy]
 
-    def turn(self, name: str) -> threading.Lock:
-        """Return the lock under which an instance is asked by itself: for one statement at a time."""
-        return self._turns.setdefault(name, threading.Lock())
-
-    def leads(self, instance: Instance) -> bool:
+    def is_current(self, instance: Instance) -> bool:
         """Tell whether the main connection is on that instance."""
-        return self.where(self._main) == self.name(instance)
+        return self.topology.instance_of(self._main) == self.topology.name(instance)
 
-    def kept_on(self, server: int) -> Connection | None:
+    def idle_connection_on(self, server: int) -> Connection | None:
         """Return an idle connection on the instance with that server id, if there is one."""
         return next((one for one in self._idle() if one.id is not None and one.id.server_id == server), None)
 
-    @property
-    def servers(self) -> set[int]:
-        """The server ids to which a way may be known; all of them mean nothing without global kill.
-
-        Where nothing tells those of the registered instances, those that were seen in ids.
-        """
+    def reachable_servers(self) -> set[int]:
+        """Return the server IDs to which a route may be known; all of them mean nothing without global kill."""
         with self._lock:
-            kept = {one.id.server_id for one in (self._main, *self._owners) if one.open and one.id is not None}
-        registered = {one.server_id for one in self.roll.instances if one.server_id}
-        return {server for server in (*kept, *(registered or self._names)) if server}
+            connected = {one.id.server_id for one in (self._main, *self._owners) if one.open and one.id is not None}
+        return {server for server in (*connected, *self.topology.servers()) if server}
 
-    def listed(self, server: int) -> str | None:
-        """Return the INSTANCE of that server id, as far as it is known."""
-        told = (one.status_address for one in self.roll.instances if one.server_id == server)
-        return self._names.get(server) or next(told, None)
-
-    def reach(self, instance: Instance, within: float) -> Connection:
+    def connect_to(self, instance: Instance, within: float) -> Connection:
         """Return a connection on that instance: one that is kept, a direct one, or one through the same balancer.
 
         The next route is tried when one failed, and beside those that take long; none is cut short.
@@ -373,8 +309,8 @@ class Link:
         ConnectError
             No route leads there now, and why.
         """
-        name = self.name(instance)
-        if kept := self.kept(name):
+        name = self.topology.name(instance)
+        if kept := self.idle_connection(name):
             return kept
         direct = topology.direct_settings(instance, self.settings, self.direct)
         balanced = not self._direct_works and not self._at_an_instance()
@@ -410,7 +346,7 @@ class Link:
                 return found
             if isinstance(found, AuthenticationError):
                 raise found  # each try counts, and some accounts are locked after a few
-            if kept := self.kept(name):  # another thread's attempt can have led there
+            if kept := self.idle_connection(name):  # another thread's attempt can have led there
                 return kept
             if found is not None:
                 why = why or str(found)
@@ -425,14 +361,9 @@ class Link:
         error.stage, error.accepted = stage, any(driver.accepted for driver in self._opening_to(name))
         return error
 
-    def stays(self, connection: Connection) -> bool:
-        """Tell whether a connection leads to an instance itself, so that no proxy can move it to another."""
-        theirs = {(host, connection.settings.port) for host in (connection.settings.host, connection.peer)}
-        return any((one.host, one.port) in theirs for one in self.roll.instances)
-
     def _at_an_instance(self) -> bool:
         """Tell whether the address that a person gave is that of an instance, and no balancer's."""
-        return self.stays(self._main)
+        return self.topology.is_direct(self._main)
 
     def _keep(self, settings: Settings, within: float, wanted: str) -> Connection:
         """Open a connection and keep it for the instance that it turns out to be on."""
@@ -441,9 +372,9 @@ class Link:
         where = kept = None
         try:
             with self._lock:
-                where = self.where(connection)
-                kept = self.kept(where) if where else None  # another thread can have been first
-                if where and kept is None and not self._closed.is_set():
+                where = self.topology.instance_of(connection)
+                kept = self.idle_connection(where) if where else None  # another thread can have been first
+                if where and kept is None and not self.closed.is_set():
                     for lost in [one for one in self._owners if not one.open]:
                         lost.close()
                         self._owners.remove(lost)
@@ -456,118 +387,20 @@ class Link:
             raise ConnectError(f"{settings.address} is on {where}.")
         return kept
 
-    def responded(self, name: str, seconds: float) -> None:
-        """Note how long an instance took to respond."""
-        self._responses[name] = time.monotonic(), seconds
+    # -- for the monitor ---------------------------------------------------------------------------------------
 
-    def grace(self, deadline: float, spread: float = SPREAD) -> float:
-        """Return the seconds after which an instance that has not responded is not waited for any more.
-
-        That is the deadline, and more where most instances took long to respond in the last minute: then the cluster is
-        overloaded.
-        """
-        oldest = time.monotonic() - _RECENT
-        recent = [took for at, took in list(self._responses.values()) if at > oldest]
-        return max(deadline, min(spread * median_low(recent or [0.0]), PATIENCE * deadline))
-
-    @contextmanager
-    def patience(self, instance: Instance | None, connection: Connection, deadline: float) -> Iterator[float]:
-        """Give a statement on an instance `PATIENCE` deadlines while the instance responds, else the time of `grace`.
-
-        Whether it responds is found out by another connection, when the statement takes long.
-
-        Raises
-        ------
-        DeadlineError
-            It did not respond.
-        """
-        over, late, limit = threading.Event(), threading.Event(), self.grace(deadline)
-
-        def check() -> None:
-            name = self.name(instance) if instance is not None else ""
-            responds = threading.Event()
-            if instance is not None:
-                self.start(self._respond, instance, PATIENCE * deadline, responds)
-            if not over.wait(limit - CHECK * deadline) and not responds.is_set() and not self.greeted(name):
-                late.set()
-                connection.close()
-
-        watch, began = WATCHDOG.watch(CHECK * deadline, lambda: self.start(check)), time.monotonic()
-        try:
-            yield PATIENCE * deadline
-            if instance is not None:
-                self.responded(self.name(instance), time.monotonic() - began)
-        except ConnectError:
-            if not late.is_set():
-                raise
-            raise DeadlineError(f"{connection.settings.address} did not answer within {limit:.3g} s.") from None
-        finally:
-            over.set()
-            WATCHDOG.forget(watch)
-
-    def _respond(self, instance: Instance, within: float, responds: threading.Event) -> None:
-        began = time.monotonic()
-        with suppress(TidbMagicError):
-            self.reach(instance, within)
-            responds.set()
-            self.responded(self.name(instance), time.monotonic() - began)
-
-    # -- trouble -----------------------------------------------------------------------------------------------
-
-    def troubled(self) -> None:
-        """Note that the cluster's own list does not answer, and find out in the background when it does again."""
+    def probe(self, unresponsive: Mapping[str, str]) -> bool:
+        """Tell whether PD and the cluster's own list respond, on a separate connection, and no instance is named."""
         with self._lock:
-            if self.trouble or self._closed.is_set():
-                return
-            self.trouble = True
-            self.silent.clear()
-        self.start(self._look_after)
-
-    def note_silent(self, found: Mapping[str, str]) -> None:
-        """Note who did not answer, and why. When there is no trouble any more, nobody would find out that he does."""
-        with self._lock:
-            if self.trouble:
-                self.silent |= found
-
-    def _look_after(self) -> None:
-        pause, longest = _RETRY
-        while not self._closed.wait(pause) and not self.refusal:
-            pause = min(pause * 1.5, longest)
-            for name, instance in self.registered().items():
-                if name in self.silent and not self.turn(name).locked():
-                    self.start(self._revive, name, instance)
-            if self._answers_again():
-                with self._lock:
-                    self.trouble = False
-                    self.silent.clear()
-                return
-
-    def _revive(self, name: str, instance: Instance) -> None:
-        """Note that an instance responds again, as soon as it does."""
-        turn = self.turn(name)
-        if not turn.acquire(blocking=False):
-            return  # it is being asked
+            routes = [one for one in self._owners if one.open]
+        settings = [one.settings for one in routes if self.topology.instance_of(one) not in unresponsive]
         try:
-            connection = self.reach(instance, CONNECT_TIMEOUT)
-            connection.query(query("identify"), deadline=CONNECT_TIMEOUT, leave=True)
-        except TidbMagicError:
-            pass
-        else:
-            self.silent.pop(name, None)
-        finally:
-            turn.release()
-
-    def _answers_again(self) -> bool:
-        """Ask PD for the registered instances, then for the cluster's own list, on a separate connection."""
-        with self._lock:
-            routes = [one.settings for one in self._owners if one.open and self.where(one) not in self.silent]
-        try:
-            self._probe = probe = self._connect([*routes, self.settings][0], CONNECT_TIMEOUT)
+            self._probe = probe = self._connect([*settings, self.settings][0], CONNECT_TIMEOUT)
         except TidbMagicError:
             return False
         try:
-            self.call(topology.instances(probe, deadline=_PD))
-            return not self.silent and not probe.query(query("probe"), deadline=_PD).warnings
+            self.update_members(topology.instances(probe, deadline=_PD))
+            return not unresponsive and not probe.query(query("probe"), deadline=_PD).warnings
         except TidbMagicError:
             return False
         finally:

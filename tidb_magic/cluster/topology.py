@@ -1,21 +1,23 @@
-"""Which instances there are, what they can do, and which way leads to a session."""
+"""The instances of the cluster: which are registered, their names, addresses and settings."""
 
 import ipaddress
 import math
-import re
+import threading
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from tidb_magic.connection.connection import Connection
-from tidb_magic.connection.driver import Result, hint
+from tidb_magic.connection.deadline import hint
+from tidb_magic.connection.row_reader import Result
 from tidb_magic.connection.settings import Settings, host_port
+from tidb_magic.connection_id import ConnectionId
 from tidb_magic.errors import ConnectError, ServerError
 from tidb_magic.queries import query
 
+UNNAMED = "the connected instance"  # while no list shows its name
 _DEADLINE = 3.0  # seconds, for each question; none of them leaves this instance, but those about the registered ones
-_GRANT = re.compile(r"GRANT (?P<rights>.+?) ON \*\.\* TO ", re.IGNORECASE)
-_SEE = {"ALL PRIVILEGES", "PROCESS"}
-_KILL = {"ALL PRIVILEGES", "SUPER", "CONNECTION_ADMIN"}
 
 
 @dataclass(frozen=True)
@@ -51,19 +53,103 @@ class Instance:
 
 
 @dataclass(frozen=True)
-class Roll:
-    """Who is registered: as PD said when it was last asked (`certain`), or as was seen in a list.
+class Membership:
+    """Who is registered: as PD said when it was last asked (`authoritative`), or as was seen in a list.
 
-    `pd_silent` is whether PD did not answer that question, `updated_at` the time of its answer by the monotonic clock.
+    `pd_unresponsive` is whether PD did not answer that question, `updated_at` when it did, by the monotonic clock.
     """
 
     instances: tuple[Instance, ...] = ()
-    certain: bool = False
-    pd_silent: bool = False
+    authoritative: bool = False
+    pd_unresponsive: bool = False
     updated_at: float = field(default=-math.inf, compare=False)
 
 
-class Route(StrEnum):
+class Topology:
+    """The registered instances, and how lists name them. Threads may use it at the same time.
+
+    `membership` is replaced as a whole. `unique_ids` is whether connection IDs hold the server ID of their instance,
+    as they do while global kill is on.
+    """
+
+    def __init__(self) -> None:
+        self.membership = Membership()
+        self.unique_ids = False
+        self._names: dict[int, str] = {}  # INSTANCE by server ID, as seen in lists
+        self._lock = threading.Lock()
+
+    def copy(self) -> "Topology":
+        """Return a copy with a lock of its own, for a forked child."""
+        copy = Topology()
+        copy.membership, copy.unique_ids, copy._names = self.membership, self.unique_ids, self._names
+        return copy
+
+    def learn(self, seen: Mapping[str, int]) -> None:
+        """Note INSTANCE values of a list, each with the ID of a session there.
+
+        In security-enhanced mode nothing else tells which name belongs to which server ID.
+        """
+        with self._lock:
+            if self.unique_ids:
+                servers = {name: ConnectionId(number).server_id for name, number in seen.items()}
+                self._names = self._names | {server: name for name, server in servers.items() if server}
+            if not self.membership.authoritative:
+                known = tuple(one for one in self.membership.instances if one.name != UNNAMED)
+                new = tuple(Instance(name) for name in seen if name not in {self.name(one) for one in known})
+                self.membership = replace(self.membership, instances=known + new)
+
+    def update(self, instances: tuple[Instance, ...]) -> None:
+        """Note the instances that PD lists now; none, if this user cannot see them."""
+        with self._lock:
+            self.membership = Membership(
+                instances or self.membership.instances, authoritative=bool(instances), updated_at=time.monotonic()
+            )
+
+    def note_pd_unresponsive(self) -> None:
+        """Note that PD did not list the registered instances."""
+        with self._lock:
+            self.membership = replace(self.membership, pd_unresponsive=True)
+
+    def name(self, instance: Instance) -> str:
+        """Return the INSTANCE that lists show for an instance."""
+        return self._names.get(instance.server_id or 0, instance.name)
+
+    def registered(self) -> dict[str, Instance]:
+        """Return the registered instances by name: one that was restarted is registered twice for about a minute."""
+        return {self.name(one): one for one in self.membership.instances}
+
+    def find(self, name: str | None, server: int | None) -> Instance | None:
+        """Return the registered instance with that server ID, else with that name."""
+        known = self.membership.instances
+        if server is not None and (found := [one for one in known if one.server_id == server]):
+            return found[0]
+        return next((one for one in known if self.name(one) == name), None)
+
+    def name_of_server(self, server: int) -> str | None:
+        """Return the INSTANCE with that server ID, if it is known."""
+        registered = (one.status_address for one in self.membership.instances if one.server_id == server)
+        return self._names.get(server) or next(registered, None)
+
+    def instance_of(self, connection: Connection) -> str | None:
+        """Return the INSTANCE of a connection, by its own answer or by the server ID in its ID."""
+        server = connection.id.server_id if connection.id is not None and self.unique_ids else None
+        if connection.instance is None and server in self._names:
+            connection.instance = self._names[server]
+        if connection.instance is not None:
+            return connection.instance
+        return f"server id {server}" if server else None
+
+    def servers(self) -> set[int]:
+        """Return the server IDs of the registered instances; where they are not shown, those seen in IDs of lists."""
+        return {one.server_id for one in self.membership.instances if one.server_id} or set(self._names)
+
+    def is_direct(self, connection: Connection) -> bool:
+        """Tell whether a connection leads to an instance itself, so that no proxy can move it to another."""
+        theirs = {(host, connection.settings.port) for host in (connection.settings.host, connection.peer)}
+        return any((one.host, one.port) in theirs for one in self.membership.instances)
+
+
+class RouteKind(StrEnum):
     """How a KILL reaches its session."""
 
     OWNER = "owner"  # this connection is on the instance of the session
@@ -137,7 +223,7 @@ def instances(connection: Connection, *, deadline: float = _DEADLINE) -> tuple[I
 def ask_marked(connection: Connection, column: str, mark: str, *, deadline: float) -> Result:
     """Ask for INSTANCE and ID of the sessions whose column is like that mark, in the whole cluster."""
     args = {"mark": mark, "milliseconds": hint(deadline)}
-    return connection.query(query("marked", column=column), args, deadline=deadline, leave=True)
+    return connection.query(query("find_by_marker", column=column), args, deadline=deadline, leave=True)
 
 
 def marked(connection: Connection, column: str, mark: str, *, deadline: float) -> list[tuple[str, int]]:
@@ -199,21 +285,6 @@ def _version(text: str | None) -> str | None:
     """
     version = (text or "").rpartition("TiDB-")[2].removeprefix("v")
     return version if version not in ("", "None") else None
-
-
-def rights(connection: Connection, *, deadline: float = _DEADLINE) -> dict[str, bool]:
-    """Ask what this user may see and end, as Capabilities has it."""
-    held = granted(connection.query(query("grants"), deadline=deadline))
-    return {"see_others": not held.isdisjoint(_SEE), "kill_others": not held.isdisjoint(_KILL)}
-
-
-def granted(grants: Result) -> set[str]:
-    """Return what SHOW GRANTS gives on all of the cluster (``ON *.*``)."""
-    held: set[str] = set()
-    for (grant,) in grants.rows:
-        if match := _GRANT.match(grant):
-            held |= {right.strip().upper() for right in match["rights"].split(",")}
-    return held
 
 
 def _boolean(value: str | None) -> bool | None:

@@ -5,29 +5,25 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
-from ipaddress import ip_address
 from typing import NoReturn, Self
-from weakref import WeakSet
 
 import pymysql
 
-from tidb_magic.connection.deadline import DEADLINE
+from tidb_magic.connection.deadline import DEADLINE, time_left
 from tidb_magic.connection.driver import (
     Deadline,
     Driver,
-    Result,
-    addresses,
     encrypted,
     force_close,
     lost,
     open_driver,
     peer,
-    time_left,
     wake,
 )
-from tidb_magic.connection.error_map import bare, statement_error
+from tidb_magic.connection.error_map import statement_error, strip_traceback
+from tidb_magic.connection.own_sessions import HELD, HOLDING
+from tidb_magic.connection.row_reader import Result
 from tidb_magic.connection.session_variables import TIDB_ONLY, assignments
 from tidb_magic.connection.settings import Settings
 from tidb_magic.connection.tls import verifies
@@ -103,8 +99,8 @@ class Connection:
         release = first_line(version.removeprefix("Release Version: "))
         self.version = release if release not in ("", "None") else "unknown version"
         self.proxied: bool = self._driver.thread_id() != number % 2**32  # the first is of the handshake
-        with _HOLDING:
-            _HELD.add(self)
+        with HOLDING:
+            HELD.add(self)
 
     def _set_variables(self, give_up: float) -> None:
         """Set the session variables in one statement; what this server does not take is left out from then on."""
@@ -219,7 +215,7 @@ class Connection:
         return self._driver.ask(sql, args)
 
     def _fail(self, error: pymysql.Error, missed: float | None, *, leave: bool) -> NoReturn:
-        cause = bare(error)
+        cause = strip_traceback(error)
         if missed is not None:
             said = f"{self.settings.address} did not answer within {missed:.3g} s."
             force_close(self._driver)
@@ -292,68 +288,18 @@ class Connection:
 
 # By the server's version and the user: the session variables that could not be set.
 _NOT_TAKEN: dict[tuple[str, str], frozenset[str]] = {}
-_HELD: "WeakSet[Connection]" = WeakSet()
-_HOLDING = threading.Lock()
 
 
 def _start_over() -> None:
     """Forget the connections of the parent, in a forked child; their sockets were let go of."""
-    global _HOLDING  # noqa: PLW0603 (another thread of the parent can hold it)
-    _HOLDING = threading.Lock()
-    for one in list(_HELD):
+    global HOLDING  # noqa: PLW0603 (another thread of the parent can hold it)
+    HOLDING = threading.Lock()
+    for one in list(HELD):
         one._lock = threading.Lock()  # noqa: SLF001
-    _HELD.clear()
+    HELD.clear()
 
 
 os.register_at_fork(after_in_child=_start_over)
-
-
-@dataclass(frozen=True)
-class Own:
-    """What tells the connections of this process in a list, in whatever role, those being opened included.
-
-    `ids`, with the instance where they are not `unique` in the cluster; `aliases`, which stay when a proxy moves a
-    connection; `opening`, of those whose id is not known yet, the own address, which servers list where no proxy stands
-    between, and the address they lead to. The system uses a port again for a connection of another program that leads
-    elsewhere, so that has to be an address that the instance has `advertised`.
-    """
-
-    sessions: frozenset[tuple[str | None, int]]
-    ids: frozenset[int]
-    aliases: frozenset[str]
-    opening: frozenset[tuple[str, tuple[str, int]]]
-    unique: bool
-    advertised: Mapping[str, tuple[str | None, int | None]] = field(default_factory=dict)
-
-    @classmethod
-    def now(cls, *, unique: bool, advertised: Mapping[str, tuple[str | None, int | None]]) -> Self:
-        """Return what holds at this moment."""
-        with _HOLDING:
-            every = list(_HELD)
-        held = [one for one in every if one.open]
-        sessions = frozenset((one.instance, int(one.id)) for one in held if one.id is not None)
-        aliases = frozenset(one.alias for one in held)
-        opening = frozenset(addresses(besides={one._driver for one in every}))  # noqa: SLF001
-        return cls(sessions, frozenset(number for _, number in sessions), aliases, opening, unique, advertised)
-
-    def has(self, instance: str, number: int, host: str, alias: str = "") -> bool:
-        """Tell whether a listed session is one of them."""
-        known = self.unique or not self.sessions.isdisjoint({(instance, number), (None, number)})
-        if known and number in self.ids:
-            return True
-        return alias in self.aliases or any(
-            host == here and self._leads_to(instance, *there) for here, there in self.opening
-        )
-
-    def _leads_to(self, instance: str, address: str, port: int) -> bool:
-        """Tell whether a connection to that address can be one to an instance, as far as its own address is known."""
-        host, advertised = self.advertised.get(instance, (None, None))
-        if advertised not in (None, port):
-            return False
-        try:
-            return host is None or ip_address(host) == ip_address(address)
-        except ValueError:  # a name
-            return True
 
 
 def _global_kill(driver: Driver) -> bool:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+LEAST = 0.05  # seconds that anything gets, however late it is
 DEADLINE = 3.0  # seconds, unless a person sets another
 PATIENCE = 10  # deadlines that a statement has on an instance that responds, and a list while none has answered
 CHECK = 0.25  # of the deadline: after that time the instances are checked for whether they respond
@@ -93,3 +94,13 @@ class Watchdog:
 
 WATCHDOG = Watchdog()
 os.register_at_fork(after_in_child=WATCHDOG.start_over)
+
+
+def time_left(give_up: float) -> float:
+    """Return the seconds until that moment of the monotonic clock, and a few hundredths if it has passed."""
+    return max(give_up - time.monotonic(), LEAST)
+
+
+def hint(deadline: float) -> int:
+    """Return a deadline as the hint takes it. 0 would be none."""
+    return max(1, round(deadline * 1000))

@@ -55,7 +55,7 @@ class UnsafeError(pymysql.OperationalError):
     """The server asked for the password in a way that would let it, or others, read it."""
 
 
-def bare(error: BaseException) -> BaseException:
+def strip_traceback(error: BaseException) -> BaseException:
     """Cut the traceback off: the driver's frames hold the password."""
     error.__context__ = None
     return error.with_traceback(None)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tidb_magic.connection.config_files import from_connections_file, from_home_or_environment, from_option_file, named
-from tidb_magic.connection.error_map import bare, connect_error
+from tidb_magic.connection.error_map import connect_error, strip_traceback
 from tidb_magic.connection.settings import Secret, Settings, is_mysql, masked, parse_url, settings_of
 from tidb_magic.connection.tls import context
 from tidb_magic.display.render import first_line
@@ -56,7 +56,7 @@ def find(
             found = replace(found, tls=context({"ssl_ca": ssl_ca or "(nothing)"}, found.host))
     except TidbMagicError as error:
         error.__cause__ = None
-        bare(error)
+        strip_traceback(error)
         return error
     return found
 

@@ -43,16 +43,16 @@ class ShownFrame(pd.DataFrame):
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a list comes from: the address of its cluster, and when it was asked for, by `sessions.clock`.
+    """The origin of a list: the address of its cluster, and when it was requested, by `sessions.lookup.clock`.
 
-    `again` reads it again, with whatever cluster it is given, `cluster` is a weak reference to its own, `rows` how many
-    it had. These and the clock mean something in this process only, so a copy that was pickled is without them.
+    `reload` reads the list again from a cluster, `cluster` is a weak reference to its own, `rows` is its length. They
+    and the clock are of this process only, so a pickled copy has none of them.
     """
 
     address: str
     requested: float | None = None
     cluster: Callable[[], Any] = lambda: None
-    again: Callable[..., Any] | None = None
+    reload: Callable[..., Any] | None = None
     rows: int = 0
 
     def __reduce__(self) -> tuple[type[Self], tuple[str]]:

@@ -1,12 +1,12 @@
-"""Whether a KILL may be sent, and what a look proves of one that was. Pure: no I/O."""
+"""The checks of a kill: whether a KILL may be sent, and whether an observation proves its effect. No I/O."""
 
 import re
 from dataclasses import dataclass, replace
 
-from tidb_magic.cluster.topology import Capabilities, Route
-from tidb_magic.connection.connection import Own
-from tidb_magic.kill.model import Outcome, Seen, Target, changed, replaced, same_statement
-from tidb_magic.sessions.lookup import Look, Session
+from tidb_magic.cluster.topology import Capabilities, RouteKind
+from tidb_magic.connection.own_sessions import Own
+from tidb_magic.kill.model import ExpectedSession, Outcome, Target, changed, replaced, same_statement
+from tidb_magic.sessions.lookup import Observation, Session
 
 GONE = 0.4  # seconds between two looks that do not find a session, to call it gone
 COMMITTING = "Committing"  # STATE of CLUSTER_TIDB_TRX
@@ -23,14 +23,14 @@ _CRASHES_BEFORE = (8, 5, 5)  # KILL QUERY of an idle session with an open transa
 
 
 @dataclass(frozen=True)
-class Scene:
-    """How and with what rights a KILL would travel.
+class KillContext:
+    """The route of a KILL, and the privileges that it would be sent with.
 
-    `version` is TiDB's on the session's instance; `protected` are users that
-    security-enhanced mode may protect from us, which TiDB checks on their own instance only.
+    `version` is TiDB's on the session's instance. `protected` are users that security-enhanced mode may protect, which
+    TiDB checks on their own instance only.
     """
 
-    route: Route
+    kind: RouteKind
     able: Capabilities
     version: str | None
     own: Own
@@ -38,87 +38,87 @@ class Scene:
     protected: frozenset[str] = frozenset()
 
 
-def judge(target: Target, look: Look, scene: Scene) -> Target:
-    """Decide by one look: `planned` if the KILL may be sent now, else why not; no outcome if another look must tell."""
-    now = look.sessions.get(target.id)
+def check(target: Target, observation: Observation, context: KillContext) -> Target:
+    """Return the target as `planned` if its KILL may be sent now, else why not; or undecided: observe again."""
+    now = observation.sessions.get(target.id)
     if now is None:
-        return _absent(target, look, scene)
-    target = replace(target, session=now, received=look.received, absent=None)
-    if scene.own.has(now.instance, now.id, now.host, now.alias):
+        return _absent(target, observation, context)
+    target = replace(target, session=now, received=observation.received, absent=None)
+    if context.own.has(now.instance, now.id, now.host, now.alias):
         return target.ended(Outcome.REFUSED, "it is a connection of tidb_magic itself")
-    if look.user is None:
+    if observation.user is None:
         reason = "this connection did not find itself in the list, so it cannot tell its own sessions from others"
         return target.ended(Outcome.REFUSED, reason)
-    if target.seen is not None and (before := changed(target.seen, now)):
+    if target.expected is not None and (before := changed(target.expected, now)):
         return target.ended(Outcome.CHANGED, before)
     if not now.matches:
         return target.ended(Outcome.CHANGED, "it does not match any more")
-    if target.seen is not None and target.seen.runs:
-        target = _timed(target, target.seen, now, look)
-        if target.outcome is not None or target.seen is None or not target.proven:
+    if target.expected is not None and target.expected.runs:
+        target = _timed(target, target.expected, now, observation)
+        if target.outcome is not None or target.expected is None or not target.proven:
             return target
-    if against := _against(target, now, look, scene):
+    if against := _refusal_reason(target, now, observation, context):
         return target.ended(Outcome.REFUSED, against)
-    return target.ended(Outcome.PLANNED, _effect(target, now, scene))
+    return target.ended(Outcome.PLANNED, _effect(target, now, context))
 
 
-def _timed(target: Target, seen: Seen, now: Session, look: Look) -> Target:
-    """Note whether a statement is the very one that was seen, as far as this look proves it."""
-    if seen.requested is None:  # an old list: from now on it is watched by the clock
-        return replace(target, seen=replace(seen, requested=look.requested))
-    same = same_statement(seen.requested, now, look)
+def _timed(target: Target, expected: ExpectedSession, now: Session, observation: Observation) -> Target:
+    """Note whether a statement is the expected one, as far as this observation proves it."""
+    if expected.requested is None:  # an old list: from now on it is watched by the clock
+        return replace(target, expected=replace(expected, requested=observation.requested))
+    same = same_statement(expected.requested, now, observation)
     if same is False:
         return target.ended(Outcome.CHANGED, "it began after the list was requested, with the same text: list again")
     return replace(target, proven=bool(same))
 
 
-def unproven(target: Target) -> Target:
-    """Give up on a statement that may be another one of the same text."""
+def unverified(target: Target) -> Target:
+    """Return the target as `changed`: its statement may be a later one of the same text."""
     reason = "whether it is the statement that was seen or a later one of the same text cannot be told: list again"
     return target.ended(Outcome.CHANGED, reason)
 
 
-def _absent(target: Target, look: Look, scene: Scene) -> Target:
-    if look.missing:
-        silent = f"{', '.join(look.missing)} did not answer"
+def _absent(target: Target, observation: Observation, context: KillContext) -> Target:
+    if observation.missing:
+        silent = f"{', '.join(observation.missing)} did not answer"
         return target.ended(Outcome.UNREACHABLE, f"not found out where it is: {silent}")
-    if not scene.able.see_others:
+    if not context.able.see_others:
         return target.ended(Outcome.REFUSED, NOT_VISIBLE)
-    target = _missed(target, look)
-    return target.ended(Outcome.ALREADY_GONE, "no session has this id") if _gone(target, look) else target
+    target = _missed(target, observation)
+    return target.ended(Outcome.ALREADY_GONE, "no session has this id") if _gone(target, observation) else target
 
 
-def _missed(target: Target, look: Look) -> Target:
-    return target if target.absent is not None else replace(target, absent=look.requested)
+def _missed(target: Target, observation: Observation) -> Target:
+    return target if target.absent is not None else replace(target, absent=observation.requested)
 
 
-def _gone(target: Target, look: Look) -> bool:
-    """Tell whether a session is gone: COM_CHANGE_USER hides one that is not."""
-    return target.absent is not None and look.requested - target.absent >= GONE
+def _gone(target: Target, observation: Observation) -> bool:
+    """Tell whether a session is gone: COM_CHANGE_USER hides a living one for a moment."""
+    return target.absent is not None and observation.requested - target.absent >= GONE
 
 
-def _against(target: Target, now: Session, look: Look, scene: Scene) -> str | None:
-    """Return why this KILL must not be sent, or None."""
+def _refusal_reason(target: Target, now: Session, observation: Observation, context: KillContext) -> str | None:
+    """Return the reason why this KILL must not be sent, or None."""
     query = target.statement.query
-    stranger = now.user != look.user
-    if stranger and not scene.able.kill_others:
+    stranger = now.user != observation.user
+    if stranger and not context.able.kill_others:
         whose = f"{now.user}'s session" if now.user else "internal work of TiDB itself"
-        return f"it is {whose}, and {look.user} has neither CONNECTION_ADMIN nor SUPER"
-    if stranger and now.user in scene.protected:
+        return f"it is {whose}, and {observation.user} has neither CONNECTION_ADMIN nor SUPER"
+    if stranger and now.user in context.protected:
         return (
             f"security-enhanced mode may protect {now.user}: it takes RESTRICTED_CONNECTION_ADMIN to end its sessions"
         )
     if query and not now.runs:
         return "it runs no statement now (an older TiDB would end the session); KILL without QUERY ends the session"
-    if query and "in transaction" in now.state and _crashes(scene.version):
-        return f"KILL QUERY within a transaction can crash TiDB before 8.5.5 (it is {scene.version}): end the session"
-    if not scene.force and (instead := better(now)):
+    if query and "in transaction" in now.state and _crashes(context.version):
+        return f"KILL QUERY within a transaction can crash TiDB before 8.5.5 (it is {context.version}): end the session"
+    if not context.force and (instead := alternative(now)):
         return f"{instead}; --force sends it all the same"
     return None
 
 
-def better(session: Session) -> str | None:
-    """Return what ends this session's work better than a KILL, or why it should be left alone; None for usual work."""
+def alternative(session: Session) -> str | None:
+    """Return a better way to end this session's work, or why it should be left alone; None for usual work."""
     if is_ddl(session):
         return "it runs DDL, whose job a KILL does not end: ADMIN SHOW DDL JOBS, then ADMIN CANCEL DDL JOBS"
     if _starts(session, _IMPORT):
@@ -134,7 +134,7 @@ def better(session: Session) -> str | None:
 
 
 def next_step(session: Session, *, query: bool) -> str:
-    """Return why a KILL that was delivered may not have ended this session's work, and what to do then.
+    """Return why a delivered KILL may not have ended this session's work, and what to do then.
 
     TiDB 8.5.6, measured: it tests between two batches of rows, and when it writes to the client, whether it was killed.
 
@@ -142,7 +142,7 @@ def next_step(session: Session, *, query: bool) -> str:
     >>> next_step(now, query=True)
     'TiDB does not interrupt BENCHMARK(): it ends by itself, or with its instance'
     """
-    if instead := better(session):
+    if instead := alternative(session):
         return instead
     text = session.info or ""
     if _BENCHMARK.search(text):
@@ -177,27 +177,29 @@ def _crashes(version: str | None) -> bool:
     return numbers is None or tuple(map(int, numbers.groups())) < _CRASHES_BEFORE
 
 
-def _effect(target: Target, now: Session, scene: Scene) -> str:
-    """Say in words how a KILL travels and what it does."""
-    way = "by a connection to its instance" if scene.route is Route.OWNER else f"TiDB forwards it to {now.instance}"
+def _effect(target: Target, now: Session, context: KillContext) -> str:
+    """Describe the route of a KILL and its effect."""
+    route = (
+        "by a connection to its instance" if context.kind is RouteKind.OWNER else f"TiDB forwards it to {now.instance}"
+    )
     if target.statement.query:
-        said = ["ends its statement, the session stays", *_kept_open(now), way]
+        said = ["ends its statement, the session stays", *_kept_open(now), route]
     else:
-        said = ["ends the session", *rolled_back(now), way]
-    if scene.force and (instead := better(now)):
+        said = ["ends the session", *rolled_back(now), route]
+    if context.force and (instead := alternative(now)):
         said.append(f"although {instead}")
     return "; ".join(said)
 
 
 def _kept_open(session: Session) -> list[str]:
-    """Say that ending a statement leaves the transaction around it open."""
+    """Return a note that KILL QUERY leaves the transaction open, if there is one with changes."""
     if session.transaction is None or not session.transaction.keys or "in transaction" not in session.state:
         return []
     return [f"its transaction of {session.transaction.changes} stays open: KILL QUERY cannot free its locks"]
 
 
 def rolled_back(session: Session) -> list[str]:
-    """Say what ending a session does to its transaction."""
+    """Return notes on what ending a session does to its transaction."""
     if session.transaction is None or not session.transaction.keys:
         return []
     if session.transaction.state == COMMITTING:
@@ -205,19 +207,19 @@ def rolled_back(session: Session) -> list[str]:
     return [f"rolls back {session.transaction.changes}", LOCKS_STAY]
 
 
-def proof(target: Target, look: Look, able: Capabilities) -> Target:
-    """Return what a look shows to have happened since the KILL; without an outcome if nothing has yet."""
-    before, now = target.session, look.sessions.get(target.id)
-    if before is None or look.missing or look.user is None:
+def verify(target: Target, observation: Observation, able: Capabilities) -> Target:
+    """Return the target with the outcome that an observation shows; without one if nothing has happened yet."""
+    before, now = target.session, observation.sessions.get(target.id)
+    if before is None or observation.missing or observation.user is None:
         return target
-    if now is not None and target.statement.query and replaced(before, target.received, now, look):
+    if now is not None and target.statement.query and replaced(before, target.received, now, observation):
         return target.ended(Outcome.INTERRUPTED)
     if now is not None:
         return replace(target, absent=None)
     if not target.statement.query:
         return target.ended(Outcome.KILLED, "; ".join(_left_behind(before)))
-    target = _missed(target, look)
-    if not _gone(target, look):
+    target = _missed(target, observation)
+    if not _gone(target, observation):
         return target
     if able.see_others:
         return target.ended(Outcome.KILLED, "its whole session ended")

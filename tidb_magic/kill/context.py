@@ -1,52 +1,52 @@
-"""What has to be known besides a look: rights, transactions, who is protected. Asked before the look that decides."""
+"""What a check needs besides the observation: privileges, transactions, protected users."""
 
 import time
 from collections.abc import Collection
 
-from tidb_magic.cluster.pool import Link
-from tidb_magic.connection.driver import time_left
-from tidb_magic.kill.checks import Scene
-from tidb_magic.kill.routing import Way
-from tidb_magic.sessions.lookup import Look
+from tidb_magic.cluster.pool import Pool
+from tidb_magic.connection.deadline import time_left
+from tidb_magic.kill.checks import KillContext
+from tidb_magic.kill.routing import Route
+from tidb_magic.sessions.lookup import Observation
 
 
 class Known:
-    """What is known of a way and the sessions there. `ask` finds out what a look makes necessary."""
+    """Collects the context of the checks on one route. `ask` fetches what an observation makes necessary."""
 
-    def __init__(self, way: Way, link: Link, *, force: bool) -> None:
-        self._way, self._link, self._force = way, link, force
+    def __init__(self, route: Route, pool: Pool, *, force: bool) -> None:
+        self._route, self._pool, self._force = route, pool, force
         self._rights = False
-        self._users: dict[str, bool] = {}  # whether security-enhanced mode may protect him
-        self.closely = False  # whether a look has to bring the transactions
+        self._users: dict[str, bool] = {}  # whether security-enhanced mode may protect the user
+        self.with_transactions = False  # whether an observation needs the transactions
 
-    def ask(self, look: Look, sought: Collection[int], *, plan: bool, deadline: float) -> bool:
-        """Ask what is not known yet; tell whether anything was asked, which takes time.
+    def ask(self, observation: Observation, sought: Collection[int], *, plan: bool, deadline: float) -> bool:
+        """Fetch what is not known yet. Return whether anything was fetched: then the observation is too old.
 
         Raises
         ------
         DeadlineError, ConnectError, ServerError
         """
         give_up = time.monotonic() + deadline
-        seen = [look.sessions[number] for number in sought if number in look.sessions]
-        strangers = {one.user for one in seen} - {look.user}
+        seen = [observation.sessions[number] for number in sought if number in observation.sessions]
+        strangers = {one.user for one in seen} - {observation.user}
         asked = False
         if not self._rights and (
-            self._way.forwards
+            self._route.forwards
             or len(seen) < len(sought)  # is it gone, or not visible?
-            or (strangers and (plan or not self._link.capabilities.kill_others))
+            or (strangers and (plan or not self._pool.capabilities.kill_others))
         ):  # when a KILL is sent on the instance itself, the server checks
-            self._way.rights(deadline=time_left(give_up))
+            self._route.rights(deadline=time_left(give_up))
             self._rights = asked = True
         if new := strangers - self._users.keys():
-            protected = self._way.protected(new, deadline=time_left(give_up))
+            protected = self._route.protected(new, deadline=time_left(give_up))
             self._users |= {user: user in protected for user in new}
-            asked = asked or self._link.enhanced_security
-        if any(one.txn_start for one in seen) and not self.closely:
-            self.closely = asked = True  # by the next look
+            asked = asked or self._pool.enhanced_security
+        if any(one.txn_start for one in seen) and not self.with_transactions:
+            self.with_transactions = asked = True  # by the next observation
         return asked
 
-    def scene(self) -> Scene:
-        """Return what a verdict needs."""
-        able = self._link.capabilities
+    def context(self) -> KillContext:
+        """Return the context of the checks."""
+        able = self._pool.capabilities
         protected = frozenset(user for user, is_protected in self._users.items() if is_protected)
-        return Scene(self._way.route, able, self._way.version, self._link.own(), self._force, protected)
+        return KillContext(self._route.kind, able, self._route.version, self._pool.own(), self._force, protected)

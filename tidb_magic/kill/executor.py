@@ -9,11 +9,11 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import replace
 
-from tidb_magic.cluster.pool import Link
+from tidb_magic.cluster.pool import Pool
 from tidb_magic.errors import AuditError, Interrupted
 from tidb_magic.kill.audit import Audit
-from tidb_magic.kill.instance_worker import Group, How, Job
-from tidb_magic.kill.locate import Located, locate, located
+from tidb_magic.kill.instance_worker import InstanceWorker, KillJob, KillOptions
+from tidb_magic.kill.locate import Located, locate_known, search_cluster
 from tidb_magic.kill.model import Outcome, Target
 from tidb_magic.kill.report import KillReport, report
 from tidb_magic.sessions.lookup import ANYTHING, Condition
@@ -24,9 +24,9 @@ _WAKE = (0.3, 4.0)  # seconds after Ctrl-C: for a thread to end by itself, and t
 
 
 def kill(  # noqa: PLR0913 (whom, how, and what is said of it)
-    link: Link,
+    pool: Pool,
     targets: Sequence[Target],
-    how: How,
+    options: KillOptions,
     audit: Audit,
     *,
     condition: Condition = ANYTHING,
@@ -43,25 +43,25 @@ def kill(  # noqa: PLR0913 (whom, how, and what is said of it)
     Interrupted
         Ctrl-C. The message says what was sent and what is known of it.
     """
-    link.check()
+    pool.check()
     wanted, said = list(dict.fromkeys(targets)), list(remarks)
-    too_many = len(wanted) > how.max_victims and not how.plan
-    how = replace(how, plan=how.plan or too_many)
+    too_many = len(wanted) > options.max_victims and not options.plan
+    options = replace(options, plan=options.plan or too_many)
     audit.check()
-    work = _Work(link, wanted, how, audit, condition)
+    work = _Work(pool, wanted, options, audit, condition)
     try:
         work.run()
-        audit.ended(work.now.values(), plan=how.plan)
+        audit.ended(work.targets.values(), plan=options.plan)
     except KeyboardInterrupt as error:
         raise Interrupted(work.interrupted(error)) from None
     except AuditError as error:
         said.append(str(error))
     finally:
         work.close()
-    known = list(work.now.values())
+    known = list(work.targets.values())
     if too_many and any(target.outcome is Outcome.PLANNED for target in known):
         said.append(
-            f"Nothing was sent: {len(wanted):,} are more than max_victims ({how.max_victims:,})."
+            f"Nothing was sent: {len(wanted):,} are more than max_victims ({options.max_victims:,})."
             f" --max-victims {len(wanted)} allows them."
         )
     return report(known, said, audit.cluster)
@@ -70,27 +70,29 @@ def kill(  # noqa: PLR0913 (whom, how, and what is said of it)
 class _Work:
     """The groups of a kill, each in a thread."""
 
-    def __init__(self, link: Link, targets: Sequence[Target], how: How, audit: Audit, condition: Condition) -> None:
+    def __init__(
+        self, pool: Pool, targets: Sequence[Target], options: KillOptions, audit: Audit, condition: Condition
+    ) -> None:
         self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="tidb_magic-kill")
-        self.now = dict(enumerate(targets))
-        self._job = Job(link, self.now, how, audit, condition, threading.Event(), self._executor.submit, {})
-        self._groups: dict[Future[None], Group] = {}
+        self.targets = dict(enumerate(targets))
+        self._job = KillJob(pool, self.targets, options, audit, condition, threading.Event(), self._executor.submit, {})
+        self._groups: dict[Future[None], InstanceWorker] = {}
 
     def run(self) -> None:
-        link = self._job.link
-        found, others = located(link, self.now)
+        pool = self._job.pool
+        found, others = locate_known(pool, self.targets)
         self._begin(found)
         if others:
-            self._begin(locate(link, others, deadline=self._job.how.deadline))
+            self._begin(search_cluster(pool, others, deadline=self._job.options.deadline))
         wait(self._groups)
         for at, left in self._left().items():
-            if self.now[at].outcome is Outcome.UNCONFIRMED:
-                self.now[at] = replace(self.now[at], reason=f"{self.now[at].reason} {left}")
+            if self.targets[at].outcome is Outcome.UNCONFIRMED:
+                self.targets[at] = replace(self.targets[at], reason=f"{self.targets[at].reason} {left}")
 
     def _begin(self, found: Located) -> None:
-        self.now.update(found.targets)
-        for place, positions in found.places.items():
-            group = Group(self._job, place, positions)
+        self.targets.update(found.targets)
+        for location, positions in found.locations.items():
+            group = InstanceWorker(self._job, location, positions)
             self._groups[self._executor.submit(group.run)] = group
 
     def _left(self) -> dict[int, str]:
@@ -114,15 +116,15 @@ class _Work:
         try:
             _, busy = wait(self._groups, by_itself)
             for future in busy:
-                for way in self._groups[future].ways:
-                    way.connection.close()
+                for route in self._groups[future].routes:
+                    route.connection.close()
             wait(busy, at_most)
             left = self._left()
         except KeyboardInterrupt:  # a second one
             left[-1] = "What runs still was not waited for."
         said = [str(error)] if isinstance(error, Interrupted) else []
         known, ended, not_sent = [], [], []
-        for target in self.now.values():
+        for target in self.targets.values():
             if target.outcome is None and target.sent is None:
                 not_sent.append(str(int(target.id)))
                 continue
@@ -133,7 +135,7 @@ class _Work:
                 ended.append(f"{int(target.id)}: {target.outcome}.")
                 known.append(target)
         with suppress(AuditError):
-            self._job.audit.ended(known, plan=self._job.how.plan)
+            self._job.audit.ended(known, plan=self._job.options.plan)
         said += ended[:_NAMED]
         if len(ended) > _NAMED:
             said.append(f"{len(ended) - _NAMED:,} more have ended: %tidb_ps --history tells how.")

@@ -1,6 +1,6 @@
-"""One instance of a kill: check by a look, send what it allows, look again until each KILL is proven or its time over.
+"""The part of a kill on one instance: observe, check, send, and observe until each KILL is verified or its time over.
 
-The steps are pure where they decide (`checks`), and all of an instance's victims share a look.
+One statement fetches all targets of the instance. `checks` decides, without I/O.
 """
 
 import math
@@ -10,9 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
-from tidb_magic.cluster.pool import Link
-from tidb_magic.connection.deadline import DEADLINE
-from tidb_magic.connection.driver import hint, time_left
+from tidb_magic.cluster.pool import Pool
+from tidb_magic.connection.deadline import DEADLINE, hint, time_left
 from tidb_magic.display.render import first_line
 from tidb_magic.errors import (
     AuditError,
@@ -24,12 +23,12 @@ from tidb_magic.errors import (
     TidbMagicError,
 )
 from tidb_magic.kill.audit import Audit
-from tidb_magic.kill.checks import Scene, is_ddl, judge, next_step, proof, unproven
+from tidb_magic.kill.checks import KillContext, check, is_ddl, next_step, unverified, verify
 from tidb_magic.kill.context import Known
-from tidb_magic.kill.model import Outcome, Seen, Target, to_proof
-from tidb_magic.kill.routing import NoWayError, Place, Way, find_way
+from tidb_magic.kill.model import ExpectedSession, Outcome, Target, until_provable
+from tidb_magic.kill.routing import Location, NoRouteError, Route, find_route
 from tidb_magic.queries import query
-from tidb_magic.sessions.lookup import Condition, Look, Session, clock
+from tidb_magic.sessions.lookup import Condition, Observation, Session, clock
 
 TIMEOUT = 10.0  # seconds, from KILL to proof
 MAX_VICTIMS = 50
@@ -40,11 +39,12 @@ _LEAST = 0.5  # seconds that a look gets, also at the end of the timeout
 
 
 @dataclass(frozen=True)
-class How:
-    """How a kill is carried out.
+class KillOptions:
+    """The options of a kill.
 
-    `timeout` is in seconds from each KILL to its proof, `deadline` in seconds for what comes before; `force` sends also
-    where something better is known; more targets than `max_victims` are only planned; `plan` sends nothing.
+    `timeout` is the seconds from each KILL to the proof of its effect, `deadline` the seconds for each step before it.
+    `force` sends also where a better way is known. More targets than `max_victims` are only planned. `plan` sends
+    nothing.
     """
 
     timeout: float = TIMEOUT
@@ -55,16 +55,16 @@ class How:
 
 
 @dataclass
-class Job:
-    """What the groups of a kill share.
+class KillJob:
+    """What the workers of a kill share.
 
-    `now` holds the newest state of each target, by its position; `condition` is what a session must match still when
-    its KILL is sent; `stop` ends all groups; `endings` are of our own KILLs that nobody answered, started by `end`.
+    `targets` holds the newest state of each target, by its position. `condition` must still match a session when its
+    KILL is sent. `stop` ends all workers. `endings` end our own KILLs that were not answered; `end` starts them.
     """
 
-    link: Link
-    now: dict[int, Target]
-    how: How
+    pool: Pool
+    targets: dict[int, Target]
+    options: KillOptions
     audit: Audit
     condition: Condition
     stop: threading.Event
@@ -72,52 +72,56 @@ class Job:
     endings: dict[int, Future[str]]
 
 
-class Group:
-    """The targets of one instance, worked on in a thread. `ways` are all that were found to it."""
+class InstanceWorker:
+    """Works on the targets of one instance in a thread. `routes` are all that were found to it."""
 
-    def __init__(self, job: Job, place: Place, positions: Sequence[int]) -> None:
-        self._job, self._place, self._positions = job, place, positions
-        self._link, self._how, self._now, self._stop = job.link, job.how, job.now, job.stop
-        self._prove_by = math.inf  # when to give up on statements that no look proves to be those that were seen
-        self._slowest = 0.0  # seconds that a look took
-        self.ways: list[Way] = []
+    def __init__(self, job: KillJob, location: Location, positions: Sequence[int]) -> None:
+        self._job, self._location, self._positions = job, location, positions
+        self._pool, self._options, self._targets, self._stop = job.pool, job.options, job.targets, job.stop
+        self._prove_by = math.inf  # when to give up on statements that are not proven to be the expected ones
+        self._slowest = 0.0  # seconds that an observation took
+        self.routes: list[Route] = []
 
     def run(self) -> None:
         """Bring each target to its outcome."""
         try:
-            self._check_on_a_way()
+            self._check_on_a_route()
             self._verify()
         except Exception as error:  # noqa: BLE001 (what became of the other sessions must not be lost)
             mistake = f"a mistake of tidb_magic itself: {type(error).__name__}: {error}"
             self._end(self._positions, Outcome.FAILED, mistake)
             for at in self._unproven():
-                self._now[at] = _timed(self._now[at].ended(Outcome.UNCONFIRMED, f"sent; then {mistake}"))
+                self._targets[at] = _timed(self._targets[at].ended(Outcome.UNCONFIRMED, f"sent; then {mistake}"))
 
     def _undecided(self) -> list[int]:
-        return [at for at in self._positions if self._now[at].outcome is None and self._now[at].sent is None]
+        return [at for at in self._positions if self._targets[at].outcome is None and self._targets[at].sent is None]
 
     def _unproven(self) -> list[int]:
-        return [at for at in self._positions if self._now[at].outcome is None and self._now[at].sent is not None]
+        return [
+            at for at in self._positions if self._targets[at].outcome is None and self._targets[at].sent is not None
+        ]
 
     def _end(self, positions: Sequence[int], outcome: Outcome, reason: str) -> None:
         for at in set(positions) & set(self._undecided()):
-            target = self._now[at]
-            self._now[at] = replace(target, seen=target.seen or Seen(self._place.name)).ended(outcome, reason)
+            target = self._targets[at]
+            self._targets[at] = replace(target, expected=target.expected or ExpectedSession(self._location.name)).ended(
+                outcome, reason
+            )
 
     def _silent(self) -> str:
-        if self.ways and self.ways[-1].forwards:
-            return f"{self._place} did not answer through {self.ways[-1].connection.settings.address}."
-        return f"{self._place} did not answer on an open connection: it is frozen or overloaded."
+        if self.routes and self.routes[-1].forwards:
+            return f"{self._location} did not answer through {self.routes[-1].connection.settings.address}."
+        return f"{self._location} did not answer on an open connection: it is frozen or overloaded."
 
     # -- before the KILL ---------------------------------------------------------------------------------------
 
-    def _check_on_a_way(self) -> None:
-        give_up = time.monotonic() + self._how.deadline
+    def _check_on_a_route(self) -> None:
+        give_up = time.monotonic() + self._options.deadline
         for attempt in (1, 2):
             try:
-                self.ways.append(find_way(self._link, self._place, time_left(give_up)))
-                give_up = time.monotonic() + self._how.deadline
-                self._check(self.ways[-1], give_up)
+                self.routes.append(find_route(self._pool, self._location, time_left(give_up)))
+                give_up = time.monotonic() + self._options.deadline
+                self._check(self.routes[-1], give_up)
             except TidbMagicError as error:
                 if isinstance(error, ConnectError) and attempt == 1 and not self._stop.is_set():
                     continue  # a kept connection can have been lost while it was not used
@@ -128,147 +132,155 @@ class Group:
         if self._stop.is_set():
             return  # Ctrl-C closed the connection
         outcome, reason = Outcome.UNREACHABLE, str(error)
-        if isinstance(error, NoWayError):
+        if isinstance(error, NoRouteError):
             outcome = error.outcome
         elif isinstance(error, DeadlineError | ServerError):
             reason = f"{self._silent()} {error}"
         self._end(self._positions, outcome, reason)
 
-    def _check(self, way: Way, give_up: float) -> None:
-        """Look until each target is decided, and send what may be sent right after the look that allowed it."""
-        last = give_up + self._how.timeout
-        known = Known(way, self._link, force=self._how.force)
+    def _check(self, route: Route, give_up: float) -> None:
+        """Observe until each target is decided; send each allowed KILL right after the observation that allowed it."""
+        last = give_up + self._options.timeout
+        known = Known(route, self._pool, force=self._options.force)
         while (waiting := self._undecided()) and not self._stop.is_set():
             sent = self._unproven()
-            ids = {self._now[at].id for at in (*waiting, *sent)}
+            ids = {self._targets[at].id for at in (*waiting, *sent)}
             condition, within = self._job.condition, time_left(give_up)
-            look = way.look(ids, condition, closely=known.closely, patient=True, deadline=within)
+            observation = route.observe(
+                ids, condition, with_transactions=known.with_transactions, patient=True, deadline=within
+            )
             for at in sent:
-                self._now[at] = self._outcome(self._now[at], look, "")
-            self._prove_by = min(self._prove_by, look.received + self._how.timeout)
-            self._slowest = max(self._slowest, look.received - look.requested)
-            sought = {self._now[at].id for at in waiting}
-            asked = known.ask(look, sought, plan=self._how.plan, deadline=time_left(give_up))
+                self._targets[at] = self._outcome(self._targets[at], observation, "")
+            self._prove_by = min(self._prove_by, observation.received + self._options.timeout)
+            self._slowest = max(self._slowest, observation.received - observation.requested)
+            sought = {self._targets[at].id for at in waiting}
+            asked = known.ask(observation, sought, plan=self._options.plan, deadline=time_left(give_up))
             if not asked:  # else that took time: look again
-                self._decide(way, waiting, look, known.scene())
-            give_up = min(time.monotonic() + self._how.deadline, last)
+                self._decide(route, waiting, observation, known.context())
+            give_up = min(time.monotonic() + self._options.deadline, last)
             if time.monotonic() > last:
                 self._end(waiting, Outcome.UNREACHABLE, "not sent in time: its instance answers too slowly")
 
-    def _decide(self, way: Way, waiting: Sequence[int], look: Look, scene: Scene) -> None:
-        judged = {at: judge(self._now[at], look, scene) for at in waiting}
+    def _decide(self, route: Route, waiting: Sequence[int], observation: Observation, context: KillContext) -> None:
+        judged = {at: check(self._targets[at], observation, context) for at in waiting}
         allowed = {at: one for at, one in judged.items() if one.outcome is Outcome.PLANNED}
-        if self._how.plan:
+        if self._options.plan:
             allowed = {}
-        self._now |= {at: one for at, one in judged.items() if at not in allowed}
+        self._targets |= {at: one for at, one in judged.items() if at not in allowed}
         if allowed:
-            self._send(way, allowed, look.received + _FRESH)
-        self._explain(way, waiting)
+            self._send(route, allowed, observation.received + _FRESH)
+        self._explain(route, waiting)
         if allowed or not self._undecided():
             return
         doubtful = {
-            at: self._now[at] for at in waiting if self._now[at].outcome is None and self._now[at].absent is None
+            at: self._targets[at]
+            for at in waiting
+            if self._targets[at].outcome is None and self._targets[at].absent is None
         }
-        if look.received > self._prove_by:
-            self._now |= {at: unproven(target) for at, target in doubtful.items()}
-        pauses = [to_proof(target.seen.requested, look, self._slowest) for target in doubtful.values() if target.seen]
+        if observation.received > self._prove_by:
+            self._targets |= {at: unverified(target) for at, target in doubtful.items()}
+        pauses = [
+            until_provable(target.expected.requested, observation, self._slowest)
+            for target in doubtful.values()
+            if target.expected
+        ]
         self._stop.wait(min(pauses, default=_AGAIN))
 
-    def _send(self, way: Way, allowed: Mapping[int, Target], until: float) -> None:
-        """Send what a look allowed while it is fresh; there will be another look for the rest."""
+    def _send(self, route: Route, allowed: Mapping[int, Target], until: float) -> None:
+        """Send the allowed KILLs while the observation is fresh; the rest is observed again."""
         if new := {at: one for at, one in allowed.items() if not one.audited and self._job.audit.file}:
             try:
                 self._job.audit.sending(new.values())
-                self._now |= {at: replace(self._now[at], audited=True) for at in new}
+                self._targets |= {at: replace(self._targets[at], audited=True) for at in new}
             except AuditError as error:
                 self._end(list(new), Outcome.REFUSED, str(error))
             return  # it took time
         for at, target in allowed.items():
             if self._stop.is_set() or clock() > until:
                 return
-            before = self._now[at]
-            self._now[at] = replace(target, outcome=None, reason="", sent=clock())
-            if not self._send_one(way, at, until):
-                self._now[at] = before
+            before = self._targets[at]
+            self._targets[at] = replace(target, outcome=None, reason="", sent=clock())
+            if not self._send_one(route, at, until):
+                self._targets[at] = before
                 return
 
-    def _send_one(self, way: Way, at: int, until: float) -> bool:
-        """Send one KILL; tell whether it was sent."""
-        target, within = self._now[at], min(self._how.timeout, self._how.deadline)
+    def _send_one(self, route: Route, at: int, until: float) -> bool:
+        """Send one KILL. Return whether it was sent."""
+        target, within = self._targets[at], min(self._options.timeout, self._options.deadline)
         try:
-            warnings = way.send(target.statement.sql, deadline=within, patience=until - clock())
+            warnings = route.send(target.statement.sql, deadline=within, patience=until - clock())
         except (BusyError, ClosedError):
             return False
         except ServerError as error:
-            self._now[at] = _timed(target.ended(Outcome.FAILED, str(error)))
+            self._targets[at] = _timed(target.ended(Outcome.FAILED, str(error)))
         except (ConnectError, DeadlineError) as error:
-            self._job.endings[at] = self._job.end(way.connection.end_statement)
-            self._now[at] = replace(target, reason=f"sent, it may still happen. {error}")
+            self._job.endings[at] = self._job.end(route.connection.end_statement)
+            self._targets[at] = replace(target, reason=f"sent, it may still happen. {error}")
         else:
             if warnings:
                 failed = replace(target, warning=first_line(warnings[0])).ended(Outcome.FAILED, "TiDB warned")
-                self._now[at] = _timed(failed)
+                self._targets[at] = _timed(failed)
         return True
 
     # -- after it ----------------------------------------------------------------------------------------------
 
     def _verify(self) -> None:
-        """Look until each KILL that was sent is proven, or its time is over."""
+        """Observe until each KILL that was sent is verified, or its time is over."""
         pause, longest = _POLL
         while (sent := self._unproven()) and not self._stop.is_set():
-            began = min(self._now[at].sent or 0 for at in sent)
-            within = min(self._how.deadline, max(self._how.timeout - (clock() - began), _LEAST))
-            way, look, unseen = self.ways[-1], None, ""
+            began = min(self._targets[at].sent or 0 for at in sent)
+            within = min(self._options.deadline, max(self._options.timeout - (clock() - began), _LEAST))
+            route, observation, unseen = self.routes[-1], None, ""
             try:
-                if not way.connection.open:
-                    way = find_way(self._link, self._place, within)
-                    self.ways.append(way)
-                look = way.look({self._now[at].id for at in sent}, deadline=within)
-                unseen = f"{', '.join(look.missing)} did not answer." if look.missing else ""
+                if not route.connection.open:
+                    route = find_route(self._pool, self._location, within)
+                    self.routes.append(route)
+                observation = route.observe({self._targets[at].id for at in sent}, deadline=within)
+                unseen = f"{', '.join(observation.missing)} did not answer." if observation.missing else ""
             except TidbMagicError as error:
                 unseen = str(error)
             for at in sent:
-                self._now[at] = self._outcome(self._now[at], look, unseen)
+                self._targets[at] = self._outcome(self._targets[at], observation, unseen)
             if self._unproven():
                 self._stop.wait(pause)
                 pause = min(pause * 2, longest)
-        if self.ways:
-            self._explain(self.ways[-1], self._positions)
+        if self.routes:
+            self._explain(self.routes[-1], self._positions)
 
-    def _outcome(self, target: Target, look: Look | None, unseen: str) -> Target:
-        if look is not None and not unseen:
-            target = proof(target, look, self._link.capabilities)
+    def _outcome(self, target: Target, observation: Observation | None, unseen: str) -> Target:
+        if observation is not None and not unseen:
+            target = verify(target, observation, self._pool.capabilities)
         if target.outcome is not None:
             return _timed(target)
-        if clock() - (target.sent or 0) < self._how.timeout:
+        if clock() - (target.sent or 0) < self._options.timeout:
             return target
         if unseen or target.reason:
             reason = " ".join(part for part in (target.reason or "sent, it may still happen.", unseen) if part)
             return _timed(target.ended(Outcome.UNCONFIRMED, reason))
         what = "its statement" if target.statement.query else "the session"
-        reason = f"sent and delivered, {what} did not end within {self._how.timeout:g} s"
+        reason = f"sent and delivered, {what} did not end within {self._options.timeout:g} s"
         if target.session is not None:
             reason = f"{reason}; {next_step(target.session, query=target.statement.query)}"
         return _timed(target.ended(Outcome.STILL_RUNNING, reason))
 
-    def _explain(self, way: Way, positions: Sequence[int]) -> None:
-        """Name the job of DDL that a KILL was refused for, or sent to."""
+    def _explain(self, route: Route, positions: Sequence[int]) -> None:
+        """Add the DDL job to the reason where a KILL was refused for DDL, or sent to it."""
         for at in positions:
-            target = self._now[at]
+            target = self._targets[at]
             told = target.outcome is Outcome.REFUSED or (target.sent is not None and target.outcome is not None)
             if told and target.session is not None and is_ddl(target.session):
-                self._now[at] = replace(target, reason=_with_job(way, target, target.session))
+                self._targets[at] = replace(target, reason=_with_job(route, target, target.session))
 
 
 def _timed(target: Target) -> Target:
     return target if target.sent is None else replace(target, seconds=clock() - target.sent)
 
 
-def _with_job(way: Way, target: Target, session: Session) -> str:
-    """Return the reason with what became of the DDL job, if that is to be found."""
+def _with_job(route: Route, target: Target, session: Session) -> str:
+    """Return the reason with the state of the DDL job, if it can be read."""
     try:
         args = {"sql": session.info, "milliseconds": hint(1)}
-        jobs = way.connection.query(query("ddl_jobs"), args, deadline=1).rows
+        jobs = route.connection.query(query("ddl_jobs"), args, deadline=1).rows
     except TidbMagicError:
         return target.reason
     if not jobs:

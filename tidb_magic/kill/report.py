@@ -126,15 +126,15 @@ def _row(target: Target) -> tuple[object, ...]:
     return (
         None if nobody else int(target.id),
         target.instance,
-        session.user if session else target.seen.user if target.seen else None,
-        session.host if session else target.seen.host if target.seen else None,
+        session.user if session else target.expected.user if target.expected else None,
+        session.host if session else target.expected.host if target.expected else None,
         "QUERY" if target.statement.query else "CONNECTION",
         str(target.outcome),
         f"{int(target.id)}: {target.reason}" if nobody else target.reason,
         target.seconds,
         target.statement.sql,
         target.warning,
-        session.info if session else target.seen.info if target.seen else None,
+        session.info if session else target.expected.info if target.expected else None,
     )
 
 

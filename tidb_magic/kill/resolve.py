@@ -1,16 +1,16 @@
-"""Whom a kill is for: ids, or rows of a list with all that was seen of them."""
+"""The targets of a kill: from IDs, from rows of a list, from filters."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, SupportsInt
 
 import pandas as pd
 
-from tidb_magic.cluster.pool import Link
+from tidb_magic.cluster.pool import Pool
 from tidb_magic.connection.settings import host_port
 from tidb_magic.connection_id import ConnectionId
 from tidb_magic.display.frame import counted
 from tidb_magic.errors import ConnectionIdError, OptionError, ServerError
-from tidb_magic.kill.model import Seen, Target
+from tidb_magic.kill.model import ExpectedSession, Target
 from tidb_magic.kill.parser import KillStatement
 from tidb_magic.kill.report import KillReport
 from tidb_magic.queries import query as statement
@@ -24,7 +24,7 @@ Victim = SupportsInt | str | KillStatement
 Victims = Victim | Iterable[Victim] | pd.DataFrame
 
 
-def targets(victims: Victims, link: Link, *, query: bool) -> list[Target]:
+def targets(victims: Victims, pool: Pool, *, query: bool) -> list[Target]:
     """Return one id, several, parsed statements, or the rows of a frame as targets.
 
     Of a frame the columns INSTANCE, USER, HOST, COMMAND with INFO, and TxnStart say what was seen of each session;
@@ -38,7 +38,7 @@ def targets(victims: Victims, link: Link, *, query: bool) -> list[Target]:
         The frame is a list of another cluster, or has no column ID.
     """
     if isinstance(victims, pd.DataFrame):
-        return _rows(victims, link, query=query)
+        return _rows(victims, pool, query=query)
     if isinstance(victims, Mapping):
         raise ConnectionIdError("Give ids or a frame, not a mapping.")
     if isinstance(victims, (str, bytes)) or not isinstance(victims, Iterable) or getattr(victims, "ndim", 1) == 0:
@@ -58,7 +58,7 @@ def _target(victim: Any, *, query: bool) -> Target:
     return Target(KillStatement(ConnectionId(victim), query=query))
 
 
-def matching(link: Link, filters: Filters, *, query: bool, deadline: float) -> tuple[list[Target], list[str]]:
+def matching(pool: Pool, filters: Filters, *, query: bool, deadline: float) -> tuple[list[Target], list[str]]:
     """Return the sessions that match now, tidb_magic's own left out, and what has to be said of that list.
 
     Raises
@@ -68,16 +68,16 @@ def matching(link: Link, filters: Filters, *, query: bool, deadline: float) -> t
     DeadlineError, ConnectError, ServerError
         As of a list.
     """
-    listed = read(link, filters, limit=ALL, deadline=deadline)
-    if not _narrows(link, filters, deadline):
+    listed = read(pool, filters, limit=ALL, deadline=deadline)
+    if not _narrows(pool, filters, deadline):
         raise OptionError(
             "A kill by filter needs one that narrows: these match every session. Name a user, a time or a statement."
         )
     if filters.where is not None and len(listed):
-        _check(link, filters.where, listed["INSTANCE"], deadline)
+        _check(pool, filters.where, listed["INSTANCE"], deadline)
     others = [key for key in zip(listed["INSTANCE"], listed["ID"], strict=True) if key not in listed.own]
-    found = [Target(KillStatement(ConnectionId(number), query=query), Seen(name)) for name, number in others]
-    remarks = [_no_instance(link, filters.instance)] if filters.instance and not len(listed) else []
+    found = [Target(KillStatement(ConnectionId(number), query=query), ExpectedSession(name)) for name, number in others]
+    remarks = [_no_instance(pool, filters.instance)] if filters.instance and not len(listed) else []
     if (own := len(listed) - len(found)) and filters.match is None:  # our own statement holds the pattern
         remarks.append(f"{counted(own, 'session')} of tidb_magic itself {'matches' if own == 1 else 'match'} too.")
     if listed.hidden:
@@ -93,29 +93,29 @@ def matching(link: Link, filters: Filters, *, query: bool, deadline: float) -> t
     return found, [remark for remark in remarks if remark]
 
 
-def _no_instance(link: Link, name: str) -> str:
+def _no_instance(pool: Pool, name: str) -> str:
     """Return a remark on an instance that is not there."""
-    names = link.registered()
+    names = pool.topology.registered()
     return "" if name in names else f"There is no instance {name} in the list; there are: {', '.join(names)}."
 
 
-def _check(link: Link, where: str, answered: Iterable[str], deadline: float) -> None:
+def _check(pool: Pool, where: str, answered: Iterable[str], deadline: float) -> None:
     """Make sure that a condition is one by itself: ``1) OR (1`` would undo the other filters."""
-    kept = (link.kept(name) for name in dict.fromkeys(answered))
-    connection = next((one for one in kept if one is not None), None) or link.connection(within=deadline)
-    sessions = statement("here", condition="TRUE")
+    kept = (pool.idle_connection(name) for name in dict.fromkeys(answered))
+    connection = next((one for one in kept if one is not None), None) or pool.connection(within=deadline)
+    sessions = statement("sessions_local", condition="TRUE")
     try:
-        alone = statement("condition", sessions=sessions, condition=where.replace("%", "%%"))
+        alone = statement("validate_condition", sessions=sessions, condition=where.replace("%", "%%"))
         connection.query(alone, {"instance_name": ""}, deadline=deadline)
     except ServerError as error:
         raise OptionError(f"where: TiDB does not accept the condition {where!r}. {error}") from error
 
 
-def _narrows(link: Link, filters: Filters, deadline: float) -> bool:
+def _narrows(pool: Pool, filters: Filters, deadline: float) -> bool:
     if filters.narrows is not None:
         return filters.narrows
     left_out = Filters(where=f"COALESCE((\n{filters.where}\n), 0) = 0", idle=True)
-    return read(link, left_out, limit=1, deadline=deadline).matched > 0
+    return read(pool, left_out, limit=1, deadline=deadline).matched > 0
 
 
 def _exact(ids: "pd.Series[Any]") -> None:
@@ -127,7 +127,7 @@ def _exact(ids: "pd.Series[Any]") -> None:
         raise ConnectionIdError("An id is missing: drop these rows first.")
 
 
-def _rows(frame: pd.DataFrame, link: Link, *, query: bool) -> list[Target]:
+def _rows(frame: pd.DataFrame, pool: Pool, *, query: bool) -> list[Target]:
     names = list(frame.columns)
     if "ASKED" in names:
         raise OptionError("The history says what was, in any cluster: list again.")
@@ -135,7 +135,7 @@ def _rows(frame: pd.DataFrame, link: Link, *, query: bool) -> list[Target]:
         raise OptionError("The frame has no column ID, or several: rows of %tidb_ps have one.")
     requested = None
     if isinstance(frame, ProcessList) and frame.origin is not None:
-        address = host_port(link.settings.host, link.settings.port)
+        address = host_port(pool.settings.host, pool.settings.port)
         if frame.origin.address != address:
             raise OptionError(
                 f"The frame is a list of {frame.origin.address}, and this cluster is {address}: list again."
@@ -148,8 +148,8 @@ def _rows(frame: pd.DataFrame, link: Link, *, query: bool) -> list[Target]:
     found: dict[tuple[str | None, int], Target] = {}
     for at, number in enumerate(frame["ID"].tolist()):
         row = {name: None if pd.isna(values[at]) else str(values[at]) for name, values in texts.items()}
-        seen = _seen(row, requested)
-        target = Target(KillStatement(ConnectionId(number), query=query or scopes[at] == "QUERY"), seen)
+        expected = _expected(row, requested)
+        target = Target(KillStatement(ConnectionId(number), query=query or scopes[at] == "QUERY"), expected)
         if found.setdefault((row.get("INSTANCE"), target.id), target) != target:
             raise OptionError(f"The frame has {int(target.id)} twice, with different values: list again.")
     return list(found.values())
@@ -158,11 +158,13 @@ def _rows(frame: pd.DataFrame, link: Link, *, query: bool) -> list[Target]:
 _IDENTITY = ("INSTANCE", "USER", "HOST", "COMMAND", "INFO", "TxnStart")
 
 
-def _seen(row: Mapping[str, str | None], requested: float | None) -> Seen | None:
+def _expected(row: Mapping[str, str | None], requested: float | None) -> ExpectedSession | None:
     if not any(value is not None for value in row.values()):
         return None
     ran = None
     if "COMMAND" in row or "INFO" in row:
         ran = runs(row.get("COMMAND"), row.get("INFO", ""), row.get("USER"))
     txn_start = (row["TxnStart"] or "") if "TxnStart" in row else None
-    return Seen(row.get("INSTANCE"), row.get("USER"), row.get("HOST"), ran, row.get("INFO"), txn_start, requested)
+    return ExpectedSession(
+        row.get("INSTANCE"), row.get("USER"), row.get("HOST"), ran, row.get("INFO"), txn_start, requested
+    )

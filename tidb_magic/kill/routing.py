@@ -6,35 +6,34 @@ from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 
-from tidb_magic.cluster.pool import Link
+from tidb_magic.cluster.pool import Pool
+from tidb_magic.cluster.privileges import granted, rights
 from tidb_magic.cluster.topology import (
     Instance,
-    Route,
+    RouteKind,
     ask_marked,
     each_once,
-    granted,
     instances,
     marked,
-    rights,
     running,
 )
 from tidb_magic.connection.connection import Connection
-from tidb_magic.connection.deadline import PATIENCE
-from tidb_magic.connection.driver import Result, time_left
+from tidb_magic.connection.deadline import PATIENCE, time_left
+from tidb_magic.connection.row_reader import Result
 from tidb_magic.connection_id import ConnectionId
 from tidb_magic.errors import ConnectError, ConnectTimeoutError, DeadlineError, ServerError, TidbMagicError
 from tidb_magic.kill.model import Outcome
 from tidb_magic.queries import query
 from tidb_magic.sessions.fanout import ask_cluster
-from tidb_magic.sessions.lookup import ANYTHING, Condition, Look, look
+from tidb_magic.sessions.lookup import ANYTHING, Condition, Observation, fetch_sessions
 
 _OVER_THEM = "RESTRICTED_CONNECTION_ADMIN"  # the right to end sessions of those whom security-enhanced mode protects
 # Seconds that a statement runs to be found in the list, where there is no alias: then it runs longer, twice.
 _SHOWN = (0.3, 0.6, 1.2)
 
 
-class NoWayError(TidbMagicError):
-    """No KILL can be sent there. `outcome` is what that means for its sessions."""
+class NoRouteError(TidbMagicError):
+    """No KILL can be sent to a location. `outcome` is that of its sessions."""
 
     def __init__(self, outcome: Outcome, message: str) -> None:
         super().__init__(message)
@@ -42,8 +41,8 @@ class NoWayError(TidbMagicError):
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a session is: the INSTANCE that lists it, and the server id in its id where those are unique."""
+class Location:
+    """The location of a session: the INSTANCE that lists it, and the server ID in its ID where IDs are unique."""
 
     name: str | None
     server: int | None = None
@@ -53,32 +52,32 @@ class Place:
 
 
 @dataclass
-class Way:
-    """A connection through which the sessions of one instance are looked at and killed."""
+class Route:
+    """A connection through which the sessions of one instance are observed and killed."""
 
-    link: Link
-    place: Place
+    pool: Pool
+    location: Location
     connection: Connection
-    route: Route
+    kind: RouteKind
     name: str  # INSTANCE of the sessions
     number: ConnectionId | None = field(init=False)
 
     def __post_init__(self) -> None:
-        """Note who we are there: a proxy may move us."""
+        """Note the connection's ID: a proxy can move it to another instance."""
         self.number = self.connection.id
 
-    def look(
+    def observe(
         self,
         ids: Collection[int],
         condition: Condition = ANYTHING,
         *,
-        closely: bool = False,
+        with_transactions: bool = False,
         patient: bool = False,
         deadline: float,
-    ) -> Look:
-        """Look at these sessions there, `closely` at their transactions too.
+    ) -> Observation:
+        """Fetch these sessions there, `with_transactions` their transactions too.
 
-        If `patient`, what takes longer than the deadline is waited for while the instance responds.
+        If `patient`, an answer is waited for longer than the deadline while the instance responds.
 
         Raises
         ------
@@ -89,7 +88,14 @@ class Way:
         give_up = time.monotonic() + deadline
         name = None if self.forwards else self.name
         with self._patience(deadline) if patient and not self.forwards else nullcontext(deadline) as limit:
-            seen = look(self.connection, ids, instance=name, condition=condition, closely=closely, deadline=limit)
+            seen = fetch_sessions(
+                self.connection,
+                ids,
+                instance=name,
+                condition=condition,
+                with_transactions=with_transactions,
+                deadline=limit,
+            )
         if self.forwards:
             gone = set(ids) - seen.sessions.keys()
             if seen.own is None or (gone and not self._registered(deadline=time_left(give_up))):
@@ -100,15 +106,20 @@ class Way:
         return seen
 
     def _patience(self, deadline: float) -> AbstractContextManager[float]:
-        return self.link.patience(_registered(self.link, self.place), self.connection, deadline)
+        return self.pool.monitor.patience(self._instance(), self.connection, deadline)
+
+    def _instance(self) -> Instance | None:
+        return self.pool.topology.find(self.location.name, self.location.server)
 
     def _registered(self, *, deadline: float) -> bool:
         """Tell whether PD knows the instance: only those that are registered are asked for their sessions."""
         known = instances(self.connection, deadline=deadline)
-        return not known or any(one.server_id == self.place.server or self.link.name(one) == self.name for one in known)
+        return not known or any(
+            one.server_id == self.location.server or self.pool.topology.name(one) == self.name for one in known
+        )
 
     def send(self, sql: str, *, deadline: float, patience: float) -> tuple[str, ...]:
-        """Send a KILL and return the server's warnings. As `Connection.query` for what can go wrong.
+        """Send a KILL and return the server's warnings. Raises what `Connection.query` raises.
 
         A KILL that misses its deadline is not ended.
         """
@@ -116,27 +127,27 @@ class Way:
 
     @property
     def forwards(self) -> bool:
-        """Whether TiDB forwards a KILL from here, so that the rights are ours alone to check."""
-        return self.route is Route.FORWARD
+        """Whether TiDB forwards a KILL from here: then only tidb_magic checks the privileges."""
+        return self.kind is RouteKind.FORWARD
 
     @property
     def version(self) -> str | None:
-        """TiDB's version on the instance; that of the connected one where nothing else tells."""
-        if self.route is Route.OWNER:
+        """TiDB's version on the instance; that of the connected one where it is not known."""
+        if self.kind is RouteKind.OWNER:
             return self.connection.version
-        instance = _registered(self.link, self.place)
+        instance = self._instance()
         return (instance.version if instance else None) or self.connection.version
 
     def rights(self, *, deadline: float) -> None:
-        """Ask what this user may do now, and note it."""
-        self.link.capabilities = replace(self.link.capabilities, **rights(self.connection, deadline=deadline))
+        """Fetch the privileges of this user, and note them."""
+        self.pool.capabilities = replace(self.pool.capabilities, **rights(self.connection, deadline=deadline))
 
     def protected(self, users: Collection[str], *, deadline: float) -> frozenset[str]:
-        """Return those of these users that security-enhanced mode may protect from us.
+        """Return those of these users that security-enhanced mode may protect.
 
-        Where that is not told, all of them if TiDB would forward the KILL; on the instance itself the server checks.
+        Where the server does not say, all of them if TiDB would forward the KILL; on the instance itself TiDB checks.
         """
-        if not self.link.enhanced_security or not users:
+        if not self.pool.enhanced_security or not users:
             return frozenset()
         give_up, found = time.monotonic() + deadline, set()
         try:
@@ -150,90 +161,85 @@ class Way:
         return frozenset(found)
 
 
-def find_way(link: Link, place: Place, within: float) -> Way:
-    """Find the best way to an instance: a connection on it, else forwarding through the connected one.
+def find_route(pool: Pool, location: Location, within: float) -> Route:
+    """Return the best route to an instance: a connection to it, else forwarding through the connected one.
 
     Raises
     ------
     NoWayError
-        There is none; its message says why.
+        There is none, and why.
     """
-    within = link.grace(within)
+    within = pool.monitor.grace(within)
     give_up = time.monotonic() + within
     for attempt in (1, 2):
         connection = None
         try:
-            connection = _reach(link, place, time_left(give_up))
-            if place.server is None:
-                _prove(link, connection, place, time_left(give_up))
+            connection = _connect(pool, location, time_left(give_up))
+            if location.server is None:
+                _prove(pool, connection, location, time_left(give_up))
             break
         except TidbMagicError as error:
             lost = connection is not None and not connection.open  # while it was not used
             slow = isinstance(error, DeadlineError) or (isinstance(error, ConnectTimeoutError) and error.greeted)
             if attempt == 2 or not (lost or slow):
-                return _forward(link, place, within, error)
+                return _forward(pool, location, within, error)
             if slow:
                 give_up += (PATIENCE - 1) * within
     assert connection is not None  # noqa: S101 (for mypy)
-    where = link.where(connection)  # also learns its name
-    return Way(link, place, connection, Route.OWNER, connection.instance or place.name or where or str(place))
+    where = pool.topology.instance_of(connection)  # also learns its name
+    return Route(
+        pool, location, connection, RouteKind.OWNER, connection.instance or location.name or where or str(location)
+    )
 
 
-def _reach(link: Link, place: Place, within: float) -> Connection:
-    """Return a connection that is on the instance, as far as it says itself."""
+def _connect(pool: Pool, location: Location, within: float) -> Connection:
+    """Return a connection to the instance, by what the connection itself says."""
     give_up = time.monotonic() + within
-    if place.server is not None and (kept := link.kept_on(place.server)):
+    if location.server is not None and (kept := pool.idle_connection_on(location.server)):
         return kept
-    instance = _registered(link, place)
-    if instance is None and place.name is None:
-        raise ConnectError(f"No registered instance has the {place}.")
+    instance = pool.topology.find(location.name, location.server)
+    if instance is None and location.name is None:
+        raise ConnectError(f"No registered instance has the {location}.")
     while True:
-        connection = link.reach(instance or Instance(str(place.name)), time_left(give_up))
-        if place.server is None or (connection.id is not None and connection.id.server_id == place.server):
+        connection = pool.connect_to(instance or Instance(str(location.name)), time_left(give_up))
+        if location.server is None or (connection.id is not None and connection.id.server_id == location.server):
             return connection
         with suppress(TidbMagicError):  # it can be one to the process that ran there before, and lost
             connection.query(query("identify"), deadline=time_left(give_up), leave=True)
         if connection.open or time.monotonic() > give_up:
-            raise ConnectError(f"{connection.settings.address} leads to another server than {place}.")
+            raise ConnectError(f"{connection.settings.address} leads to another server than {location}.")
 
 
-def _registered(link: Link, place: Place) -> Instance | None:
-    known = link.roll.instances
-    if place.server is not None and (found := [one for one in known if one.server_id == place.server]):
-        return found[0]
-    return next((one for one in known if link.name(one) == place.name), None)
-
-
-def _forward(link: Link, place: Place, within: float, error: TidbMagicError) -> Way:
-    able = link.capabilities
-    if place.server is None or not able.global_kill:
+def _forward(pool: Pool, location: Location, within: float, error: TidbMagicError) -> Route:
+    able = pool.capabilities
+    if location.server is None or not able.global_kill:
         state = "off" if able.global_kill is False else "unknown"
-        reason = f"global kill is {state}, so only a connection that is proved to be on {place} may send it"
-        raise NoWayError(Outcome.REFUSED, f"{reason}: a KILL could hit another. {error}") from error
-    instance = _registered(link, place)
-    name = place.name or (link.name(instance) if instance else str(place))
+        reason = f"global kill is {state}, so only a connection that is proved to be on {location} may send it"
+        raise NoRouteError(Outcome.REFUSED, f"{reason}: a KILL could hit another. {error}") from error
+    instance = pool.topology.find(location.name, location.server)
+    name = location.name or (pool.topology.name(instance) if instance else str(location))
     accepted = isinstance(error, ConnectTimeoutError) and error.accepted
-    if accepted or isinstance(error, DeadlineError) or (link.trouble and name in link.silent):
-        raise NoWayError(Outcome.UNREACHABLE, f"{name} did not respond. {error}") from error
+    if accepted or isinstance(error, DeadlineError) or (pool.monitor.degraded and name in pool.monitor.unresponsive):
+        raise NoRouteError(Outcome.UNREACHABLE, f"{name} did not respond. {error}") from error
     try:
-        main = link.connection(within=within)
+        main = pool.connection(within=within)
     except TidbMagicError as lost:
-        raise NoWayError(Outcome.UNREACHABLE, str(lost)) from lost
-    return Way(link, place, main, Route.FORWARD, name)
+        raise NoRouteError(Outcome.UNREACHABLE, str(lost)) from lost
+    return Route(pool, location, main, RouteKind.FORWARD, name)
 
 
-def _prove(link: Link, connection: Connection, place: Place, within: float) -> None:
-    """Find a connection in the cluster's list, by a mark: what it says of itself is not enough without global kill.
+def _prove(pool: Pool, connection: Connection, location: Location, within: float) -> None:
+    """Verify a connection's instance by a marker in the cluster's list: without global kill nothing else is certain.
 
-    Addresses can be advertised twice, and another cluster can have the same ones. What was proved of a connection that
-    no proxy can move is proved until it is closed.
+    Two instances can advertise one address, and another cluster can use the same addresses. A verified connection that
+    no proxy can move stays verified until it is closed.
 
     Raises
     ------
     ConnectError
-        It is not there, or that was not to see.
+        It is on another instance, or that could not be verified.
     """
-    if connection.proven == place.name and link.stays(connection):
+    if connection.proven == location.name and pool.topology.is_direct(connection):
         return
     give_up = time.monotonic() + within
 
@@ -242,19 +248,19 @@ def _prove(link: Link, connection: Connection, place: Place, within: float) -> N
         return [ask_marked(main, column, mark, deadline=time_left(until))]
 
     try:
-        main = link.connection(within=within)
+        main = pool.connection(within=within)
         if connection is main or "SESSION_ALIAS" in connection.columns:
             if connection is not main:
                 connection.query(query("identify"), deadline=time_left(give_up))  # else one that was lost is nowhere
-            found = each_once(ask_cluster(link, ask, within)[0])
+            found = each_once(ask_cluster(pool, ask, within)[0])
         else:
             found = _while_it_runs(main, connection, give_up)
     except DeadlineError as error:
         raise ConnectError(f"That could not be proved: {error}") from error
-    if found != [(place.name, connection.id)]:
+    if found != [(location.name, connection.id)]:
         where = ", ".join(f"connection {number} on {name}" for name, number in found) or "nowhere"
         raise ConnectError(f"{connection.settings.address} leads elsewhere: the cluster's list has that one {where}.")
-    connection.proven = place.name
+    connection.proven = location.name
 
 
 def _while_it_runs(main: Connection, connection: Connection, give_up: float) -> list[tuple[str, int]]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from tidb_magic.cluster.pool import Link
+from tidb_magic.cluster.pool import Pool
 from tidb_magic.display.frame import TEXT, counted
 from tidb_magic.errors import TidbMagicError
 from tidb_magic.kill.model import Outcome, Target
@@ -50,7 +50,7 @@ def still_blocking(target: Target, now: LockForest, blockers: Collection[tuple[s
     return target.ended(Outcome.CHANGED, f"nobody waits for it any more{unheard}: list again")
 
 
-def behind(report: KillReport, now: LockForest, *, query: bool) -> list[str]:
+def waiters_of(report: KillReport, now: LockForest, *, query: bool) -> list[str]:
     """Return what has to be said of those who wait for who is planned to be killed, or whose statement ended."""
     ones = report[report["OUTCOME"].isin([Outcome.PLANNED, Outcome.INTERRUPTED])]
     waiting = len(_waiters(now, set(zip(ones["INSTANCE"], ones["ID"], strict=True))))
@@ -62,7 +62,7 @@ def behind(report: KillReport, now: LockForest, *, query: bool) -> list[str]:
     return [f"{said}: tidb_magic watches for {WATCHED:g} s when they go on."]
 
 
-def follow(link: Link, report: KillReport, before: LockForest, *, deadline: float) -> KillReport:
+def follow(pool: Pool, report: KillReport, before: LockForest, *, deadline: float) -> KillReport:
     """Watch until nobody waits any longer for who was killed, 30 s at most, and add that to the report.
 
     Ctrl-C ends the watching, and is said.
@@ -75,7 +75,7 @@ def follow(link: Link, report: KillReport, before: LockForest, *, deadline: floa
     rows = zip(before.frame["INSTANCE"], before.frame["ID"], before.frame["TXN_ID"], strict=True)
     gone = {f"transaction {number}" for instance, id_, number in rows if (instance, id_) in victims}
     gone |= {str(id_) for _, id_ in victims}
-    ended = _watch(link, watched, gone, deadline)
+    ended = _watch(pool, watched, gone, deadline)
     report.remarks = (*report.remarks, _said(watched), *ended)
     report.waiters = _frame(watched)
     return report
@@ -92,7 +92,7 @@ def _waiters(forest: LockForest, victims: set[tuple[str, int]]) -> list[_Waiter]
     return list(found.values())
 
 
-def _watch(link: Link, watched: list[_Waiter], gone: set[str], deadline: float) -> list[str]:
+def _watch(pool: Pool, watched: list[_Waiter], gone: set[str], deadline: float) -> list[str]:
     """Read until nobody waits for those who are gone; return what kept it from that, or who waits for others now."""
     began = time.monotonic()
     said: list[str] = []
@@ -100,7 +100,7 @@ def _watch(link: Link, watched: list[_Waiter], gone: set[str], deadline: float) 
     try:
         while any(one.watched for one in watched) and time.monotonic() - began < WATCHED:
             try:
-                now = locks(link, deadline=deadline)
+                now = locks(pool, deadline=deadline)
             except TidbMagicError as error:
                 said = [str(error)]
             else:

@@ -1,97 +1,20 @@
 """LockForest: who blocks whom, as text, HTML and DataFrames."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from tidb_magic.display.frame import TEXT, counted
 from tidb_magic.display.render import Seconds, html_table, lock, statement, text_table
-from tidb_magic.locks.wait_graph import Branch
-from tidb_magic.sessions.lookup import Session, Transaction
+from tidb_magic.locks.model import LockNode, Party, Unlisted, Wait
+from tidb_magic.sessions.lookup import Session
 from tidb_magic.sessions.processlist import ProcessList
 
-LOCK, METADATA_LOCK, DDL_QUEUE = "lock", "metadata lock", "DDL queue"  # kinds of waits
 HEADER = ["SESSION", "INSTANCE", "USER", "WAITS", "HOLDS", "BEHIND", "FREES", "TRANSACTION", "DOES"]
 _WIDTHS = {"SESSION": 120, "HOLDS": 120, "DOES": 120}
 _DEADLOCKS = ["OCCUR_TIME", "INSTANCE", "TRANSACTIONS", "LOCKS"]
 _DEADLOCKS_SHOWN = 5
-
-
-@dataclass(frozen=True)
-class Unlisted:
-    """What holds or waits for a lock and is no session of the list, and why; a `lasting` lock has no time to live."""
-
-    text: str
-    why: str
-    lasting: bool = False
-
-
-Somebody = tuple[str, int] | Unlisted  # a session by INSTANCE and ID
-
-
-@dataclass(frozen=True)
-class Wait:
-    """That somebody waits for somebody, for what, and since when in seconds, as far as that is known.
-
-    DDL waits for a metadata lock or for other DDL, as whose `job` it is known to TiDB.
-    """
-
-    waiter: Somebody
-    holder: Somebody
-    kind: str
-    what: str
-    seconds: float | None = None
-    job: int | None = None
-
-
-@dataclass(frozen=True)
-class OpenTransaction(Transaction):
-    """The same with how old it is, and how long it waits for a lock, in seconds; `tables` by their ids."""
-
-    age: float
-    waits: float | None
-    tables: frozenset[str]
-
-
-@dataclass(frozen=True)
-class Standing:
-    """One place in the forest: who stands there, for whom he waits, and who for him, the longest first."""
-
-    branch: Branch[Somebody]
-    session: Session | None = None
-    transaction: OpenTransaction | None = None
-    waits: tuple[Wait, ...] = ()
-    held: tuple[Wait, ...] = ()
-
-    @property
-    def waiting(self) -> bool:
-        """Whether it waits itself, for somebody or for whom nobody tells."""
-        return bool(self.waits) or not self.held
-
-    @property
-    def root(self) -> bool:
-        """Whether it waits for nobody and others for it."""
-        return bool(self.held) and not self.waits
-
-    @property
-    def blocker(self) -> bool:
-        """Whether it is a session to kill: a root, other than DDL, which is cancelled."""
-        return self.root and self.session is not None and any(wait.kind != DDL_QUEUE for wait in self.held)
-
-    @property
-    def seconds(self) -> float | None:
-        """How long it waits, as far as that is known."""
-        return max((wait.seconds for wait in self.waits if wait.seconds is not None), default=None)
-
-    @property
-    def holds(self) -> str:
-        """What others wait for, and since when at least."""
-        longest = {lock(wait.what): wait.seconds for wait in reversed(self.held)}  # the longest come first
-        return "; ".join(
-            what if seconds is None else f"{what} (≥ {Seconds(seconds)})" for what, seconds in longest.items()
-        )
 
 
 class LockForest:
@@ -122,13 +45,13 @@ class LockForest:
 
     heard: frozenset[str] = frozenset()
 
-    def __init__(self, standings: Sequence[Standing], frame: ProcessList, deadlocks: pd.DataFrame) -> None:
-        self.frame = _with_locks(frame, standings)
-        self.waits = _frame([wait for standing in standings for wait in standing.waits])
+    def __init__(self, nodes: Sequence[LockNode], frame: ProcessList, deadlocks: pd.DataFrame) -> None:
+        self.frame = _with_locks(frame, nodes)
+        self.waits = _frame([wait for node in nodes for wait in node.waits])
         self.deadlocks = deadlocks
         self.taken_at, self.complete, self.missing = frame.taken_at, frame.complete, frame.missing
         self.remarks, self.see_others = frame.remarks, frame.see_others
-        self._standings = standings
+        self._nodes = nodes
 
     def holds_up(self, instance: str | None, number: int) -> bool:
         """Tell whether somebody waits for this session."""
@@ -138,14 +61,14 @@ class LockForest:
     @property
     def roots(self) -> ProcessList:
         """The sessions to kill: others wait for them, and they wait for nobody."""
-        roots = {standing.branch.name for standing in self._standings if standing.blocker}
+        roots = {node.branch.name for node in self._nodes if node.blocker}
         chosen = [key in roots for key in zip(self.frame["INSTANCE"], self.frame["ID"], strict=True)]
         return self.frame.loc[chosen]
 
     def __repr__(self) -> str:
         """Return the trees as text."""
         parts = [*self._footer(), *self._about_deadlocks()]
-        if self._standings:
+        if self._nodes:
             parts.insert(0, text_table(HEADER, self._rows(), [], widths=_WIDTHS))
         if len(self.deadlocks):
             parts.append(text_table(_DEADLOCKS, self._resolved(), []))
@@ -153,7 +76,7 @@ class LockForest:
 
     def _repr_html_(self) -> str:
         footer = [*self._footer(), *self._about_deadlocks()]
-        trees = html_table(HEADER if self._standings else [], self._rows(), footer)
+        trees = html_table(HEADER if self._nodes else [], self._rows(), footer)
         return trees + (html_table(_DEADLOCKS, self._resolved(), []) if len(self.deadlocks) else "")
 
     @property
@@ -163,25 +86,25 @@ class LockForest:
         return [*self._footer(), *self._about_deadlocks(), *resolved]
 
     @property
-    def tree(self) -> list[tuple[int, Somebody, bool, list[object]]]:
+    def tree(self) -> list[tuple[int, Party, bool, list[object]]]:
         """For each place its depth, who stands there, whether it is a session to kill, and its cells by HEADER."""
         return [
-            (standing.branch.depth, standing.branch.name, standing.blocker, row)
-            for standing, row in zip(self._standings, self._rows(), strict=True)
+            (node.branch.depth, node.branch.name, node.blocker, row)
+            for node, row in zip(self._nodes, self._rows(), strict=True)
         ]
 
     def _rows(self) -> list[list[object]]:
-        trees = _trees([standing.branch.depth for standing in self._standings])
-        return [_row(tree, standing) for tree, standing in zip(trees, self._standings, strict=True)]
+        trees = _trees([node.branch.depth for node in self._nodes])
+        return [_row(tree, node) for tree, node in zip(trees, self._nodes, strict=True)]
 
     def _footer(self) -> list[str]:
-        waiting = sum(standing.waiting and standing.session is not None for standing in self._standings)
-        roots = sum(standing.root and standing.session is not None for standing in self._standings)
+        waiting = sum(node.waiting and node.session is not None for node in self._nodes)
+        roots = sum(node.root and node.session is not None for node in self._nodes)
         behind = f" behind {counted(roots, 'root blocker')}" if roots else ""
         nobody = "Nobody waits" if self.complete else "Nobody was seen to wait"
         said = f"{counted(waiting, 'session')} {'waits' if waiting == 1 else 'wait'}{behind}" if waiting else nobody
         lines = [self.frame.taken(said)]
-        alone = [one.branch.name for one in self._standings if one.root and one.session is None]
+        alone = [one.branch.name for one in self._nodes if one.root and one.session is None]
         if lasting := sum(isinstance(one, Unlisted) and one.lasting for one in alone):
             named = counted(lasting, "user-level lock")
             lines.append(
@@ -196,11 +119,11 @@ class LockForest:
                 "To end the root blockers: %tidb_kill --from VARIABLE, one that holds this. After a KILL a row lock can"
                 " stay for about 20 s; the report says who waits no longer, and since when."
             )
-        if jobs := dict.fromkeys(wait.job for standing in self._standings for wait in standing.waits if wait.job):
+        if jobs := dict.fromkeys(wait.job for node in self._nodes for wait in node.waits if wait.job):
             lines.append(f"Or end the DDL that waits: ADMIN CANCEL DDL JOBS {', '.join(map(str, jobs))}.")
-        if any(standing.waiting and not standing.waits for standing in self._standings) and self.complete:
+        if any(node.waiting and not node.waits for node in self._nodes) and self.complete:
             lines.append("For whom some wait was not told at this moment: read again.")
-        if any(standing.branch.circular for standing in self._standings):
+        if any(node.branch.circular for node in self._nodes):
             lines.append("A circle is a deadlock, which TiDB ends itself, or was not read at one moment.")
         return [*lines, *self.frame.how_it_was_read()]
 
@@ -235,12 +158,12 @@ def _trees(depths: Sequence[int]) -> list[str]:
     return [tree.replace(" ", "\N{NO-BREAK SPACE}") for tree in reversed(drawn)]
 
 
-def _row(tree: str, standing: Standing) -> list[object]:
-    branch, session, transaction = standing.branch, standing.session, standing.transaction
-    waits = [lock(wait.what) for wait in standing.waits[:1]]
-    if standing.seconds is not None:
-        waits = [f"{Seconds(standing.seconds)} for {wait}" for wait in waits]
-    if standing.waiting and not standing.waits:
+def _row(tree: str, node: LockNode) -> list[object]:
+    branch, session, transaction = node.branch, node.session, node.transaction
+    waits = [lock(wait.what) for wait in node.waits[:1]]
+    if node.seconds is not None:
+        waits = [f"{Seconds(node.seconds)} for {wait}" for wait in waits]
+    if node.waiting and not node.waits:
         waits = ["for whom is not known"]
     others = branch.also if branch.above is not None else branch.also[1:]
     waits += [f"also for {_name(one)}" for one in others]
@@ -252,15 +175,15 @@ def _row(tree: str, standing: Standing) -> list[object]:
         session.instance if session else "",
         session.user if session else "",
         "; ".join(waits),
-        standing.holds,
-        branch.behind or "",
-        branch.frees if branch.behind else "",
+        node.holds,
+        branch.blocked or "",
+        branch.frees if branch.blocked else "",
         ", ".join(changes),
         _does(session) if session else getattr(branch.name, "why", ""),
     ]
 
 
-def _name(somebody: Somebody) -> str:
+def _name(somebody: Party) -> str:
     return somebody.text if isinstance(somebody, Unlisted) else str(somebody[1])
 
 
@@ -268,10 +191,10 @@ def _does(session: Session) -> str:
     return statement(session.info) if session.runs else f"idle for {Seconds(session.time)}"
 
 
-def _with_locks(frame: ProcessList, standings: Iterable[Standing]) -> ProcessList:
+def _with_locks(frame: ProcessList, nodes: Iterable[LockNode]) -> ProcessList:
     """Return the rows of those who stand in the forest, with the columns that LockForest adds."""
     at = {key: row for row, key in enumerate(zip(frame["INSTANCE"], frame["ID"], strict=True))}
-    listed = [one for one in standings if isinstance(one.branch.name, tuple) and one.branch.name in at]
+    listed = [one for one in nodes if isinstance(one.branch.name, tuple) and one.branch.name in at]
     places = [at[one.branch.name] for one in listed]  # type: ignore[index]
     rows = frame.iloc[places].reset_index(drop=True)
     rows.matched, rows.hidden = len(rows), 0  # it is all who stand there
@@ -281,7 +204,7 @@ def _with_locks(frame: ProcessList, standings: Iterable[Standing]) -> ProcessLis
         "WAITS": ([one.seconds for one in listed], "Float64"),
         "WAITS_FOR": (["; ".join(wait.what for wait in one.waits) for one in listed], TEXT),
         "HOLDS": (["; ".join(dict.fromkeys(wait.what for wait in one.held)) for one in listed], TEXT),
-        "BEHIND": ([one.branch.behind for one in listed], "Int64"),
+        "BEHIND": ([one.branch.blocked for one in listed], "Int64"),
         "FREES": ([one.branch.frees for one in listed], "Int64"),
         "AGE": ([one and one.age for one in transactions], "Float64"),
         "KEYS": ([one and one.keys for one in transactions], "Int64"),

@@ -9,10 +9,11 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from tidb_magic.cluster.pool import Link
+from tidb_magic.cluster.pool import Pool
 from tidb_magic.cluster.topology import Instance
 from tidb_magic.connection.connection import Connection
-from tidb_magic.connection.driver import Result, hint, time_left
+from tidb_magic.connection.deadline import hint, time_left
+from tidb_magic.connection.row_reader import Result
 from tidb_magic.errors import ConnectError, DeadlineError, Interrupted, ServerError, TidbMagicError
 from tidb_magic.queries import query
 from tidb_magic.sessions.fanout import Dropped
@@ -40,14 +41,14 @@ class Waits:
     heard: frozenset[str] = frozenset()
 
 
-def ask_stores(link: Link, *, deadline: float) -> Waits:
+def ask_stores(pool: Pool, *, deadline: float) -> Waits:
     """Ask each instance for the waits that it lists, side by side, and one of them for DDL.
 
     Raises
     ------
     Interrupted
     """
-    asking = _Asking(link, time.monotonic() + deadline)
+    asking = _Asking(pool, time.monotonic() + deadline)
     try:
         return asking.ask()
     except KeyboardInterrupt:
@@ -58,7 +59,7 @@ def ask_stores(link: Link, *, deadline: float) -> Waits:
 
 @dataclass
 class _Asking:
-    link: Link
+    pool: Pool
     give_up: float
     at_work: list[Connection] = field(default_factory=list)
     dropped: Dropped = field(default_factory=Dropped)
@@ -67,9 +68,9 @@ class _Asking:
     )
 
     def ask(self) -> Waits:
-        link = self.link
-        registered = link.registered()
-        asked = {name: one for name, one in registered.items() if name not in link.silent}
+        pool = self.pool
+        registered = pool.topology.registered()
+        asked = {name: one for name, one in registered.items() if name not in pool.monitor.unresponsive}
         waits = {name: self.executor.submit(self._on, one, "lock_waits") for name, one in asked.items()}
         wait(waits.values())
         results, problems, denied = {}, {}, False
@@ -83,7 +84,7 @@ class _Asking:
                 problems[name] = str(error)
         remarks = [] if denied else _problems(problems, nobody=not results)
         answering = [one for name, one in asked.items() if denied or name not in problems]
-        jobs, remark = self._jobs(sorted(answering, key=link.leads))  # the main connection last: it can get lost
+        jobs, remark = self._jobs(sorted(answering, key=pool.is_current))  # the main connection last: it can get lost
         remarks += [remark] if remark else []
         known = not problems and jobs is not None and len(asked) == len(registered)
         said = (*remarks, *self.dropped.said())
@@ -91,7 +92,7 @@ class _Asking:
 
     def _jobs(self, instances: Sequence[Instance]) -> tuple[Result | None, str]:
         """Ask one of these instances for the DDL jobs; return what has to be said of that, too."""
-        if self.link.roll.pd_silent:
+        if self.pool.topology.membership.pd_unresponsive:
             return None, "Which DDL waits was not found out: without PD it cannot be read."
         why = "No instance answered."
         for instance in instances:
@@ -114,7 +115,7 @@ class _Asking:
     def _on(self, instance: Instance, name: str) -> Result:
         """Ask that instance."""
         for attempt in (1, 2):
-            connection = self.link.reach(instance, time_left(self.give_up))
+            connection = self.pool.connect_to(instance, time_left(self.give_up))
             self.at_work.append(connection)
             left = time_left(self.give_up)
             args = {"milliseconds": hint(max(left - GRACE, GRACE))}

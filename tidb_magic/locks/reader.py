@@ -9,25 +9,16 @@ from typing import Any
 import pandas as pd
 
 from tidb_magic.cluster import topology
-from tidb_magic.cluster.pool import Link
+from tidb_magic.cluster.pool import Pool
 from tidb_magic.connection.connection import Connection
-from tidb_magic.connection.deadline import DEADLINE
-from tidb_magic.connection.driver import Result, hint, time_left
+from tidb_magic.connection.deadline import DEADLINE, hint, time_left
+from tidb_magic.connection.row_reader import Result
 from tidb_magic.display.frame import TEXT
 from tidb_magic.errors import ConnectError, DeadlineError, ServerError, TidbMagicError
 from tidb_magic.kill.model import same_text
-from tidb_magic.locks.lock_forest import (
-    DDL_QUEUE,
-    LOCK,
-    METADATA_LOCK,
-    LockForest,
-    OpenTransaction,
-    Somebody,
-    Standing,
-    Unlisted,
-    Wait,
-)
+from tidb_magic.locks.lock_forest import LockForest
 from tidb_magic.locks.lock_waits import Waits, ask_stores
+from tidb_magic.locks.model import DDL_QUEUE, LOCK, METADATA_LOCK, LockNode, OpenTransaction, Party, Unlisted, Wait
 from tidb_magic.locks.wait_graph import grow
 from tidb_magic.queries import query
 from tidb_magic.sessions.lookup import GRACE, Session
@@ -44,7 +35,7 @@ _DEADLOCK = ("INSTANCE", "DEADLOCK_ID", "OCCUR_TIME", "RETRYABLE", "TRY_LOCK_TRX
 _DEADLOCK_COLUMNS = (*_DEADLOCK, "KEY", "CURRENT_SQL_DIGEST")
 
 
-def locks(link: Link, *, deadline: float = DEADLINE) -> LockForest:
+def locks(pool: Pool, *, deadline: float = DEADLINE) -> LockForest:
     """Read who waits for whom. PD, the stores and the list of the sessions have the deadline each.
 
     Raises
@@ -53,33 +44,33 @@ def locks(link: Link, *, deadline: float = DEADLINE) -> LockForest:
         No instance answered.
     ServerError, Interrupted
     """
-    if not link.trouble:
-        _call_the_roll(link, deadline)
-    waits = ask_stores(link, deadline=deadline)
-    listed, besides = read_also(link, None, _besides, limit=ALL, deadline=deadline)
+    if not pool.monitor.degraded:
+        _update_members(pool, deadline)
+    waits = ask_stores(pool, deadline=deadline)
+    listed, besides = read_also(pool, None, _besides, limit=ALL, deadline=deadline)
     remarks = waits.remarks
     if waits.denied:
         with suppress(TidbMagicError):
-            link.refresh(within=deadline)
-        listed.see_others = link.capabilities.see_others
+            pool.refresh(within=deadline)
+        listed.see_others = pool.capabilities.see_others
         remarks = (_NO_PROCESS, *remarks)
     listed.remarks = (*listed.remarks, *remarks)
     complete, listed.complete = listed.complete, listed.complete and waits.known
-    forest = LockForest(stand(listed, besides, waits, complete=complete), listed, _deadlocks(besides))
+    forest = LockForest(lock_nodes(listed, besides, waits, complete=complete), listed, _deadlocks(besides))
     forest.heard = waits.heard - set(listed.missing)
     return forest
 
 
-def _call_the_roll(link: Link, within: float) -> None:
+def _update_members(pool: Pool, within: float) -> None:
     """Ask who is registered: who waits in autocommit mode is told by his own instance alone."""
-    connection = link.connection(within=within)
+    connection = pool.connection(within=within)
     try:
-        link.call(topology.instances(connection, deadline=within))
+        pool.update_members(topology.instances(connection, deadline=within))
     except DeadlineError:
-        link.pd_is_silent()
-        link.troubled()
+        pool.topology.note_pd_unresponsive()
+        pool.monitor.note_degraded()
     except ConnectError:  # it was lost while nobody used it, and is opened again, which asks the same
-        link.connection(within=within)
+        pool.connection(within=within)
 
 
 def _besides(connection: Connection, instance: str | None, give_up: float) -> list[Result]:
@@ -97,11 +88,13 @@ def _besides(connection: Connection, instance: str | None, give_up: float) -> li
     return results
 
 
-def stand(listed: ProcessList, besides: Sequence[Sequence[Result]], asked: Waits, *, complete: bool) -> list[Standing]:
+def lock_nodes(
+    listed: ProcessList, besides: Sequence[Sequence[Result]], asked: Waits, *, complete: bool
+) -> list[LockNode]:
     """Join what was read, and return who stands where."""
     open_ones = {number: one for results in besides for number, one in _transactions(results[0])}
-    owners: dict[int, Somebody] = {}
-    sessions: dict[Somebody, Session] = {}
+    owners: dict[int, Party] = {}
+    sessions: dict[Party, Session] = {}
     for session, number in _sessions(listed):
         sessions[session.instance, session.id] = session
         if number is not None:
@@ -114,7 +107,7 @@ def stand(listed: ProcessList, besides: Sequence[Sequence[Result]], asked: Waits
     if not complete:
         why = ended = "nobody who answered has it"
 
-    def somebody(number: int) -> Somebody:
+    def somebody(number: int) -> Party:
         return owners.get(number) or Unlisted(f"transaction {number}", why)
 
     def waits_for(waiter: int, holder: int, what: str, user_lock: str | None) -> list[Wait]:
@@ -131,13 +124,13 @@ def stand(listed: ProcessList, besides: Sequence[Sequence[Result]], asked: Waits
     found = list(dict.fromkeys(found))  # TiDB waits for a user-level lock by one transaction after the other
     found.sort(key=lambda wait: -(wait.seconds or 0))
     alone = [(one, one) for one, transaction in held.items() if transaction.state == "LockWaiting"]
-    waits: dict[Somebody, list[Wait]] = {}
-    holds: dict[Somebody, list[Wait]] = {}
+    waits: dict[Party, list[Wait]] = {}
+    holds: dict[Party, list[Wait]] = {}
     for wait in found:
         waits.setdefault(wait.waiter, []).append(wait)
         holds.setdefault(wait.holder, []).append(wait)
     return [
-        Standing(
+        LockNode(
             branch,
             sessions.get(branch.name),
             held.get(branch.name),
@@ -187,7 +180,7 @@ def _user_lock(info: str | None) -> str | None:
     return str(names[0]) if table == ("mysql", "advisory_locks") and isinstance(names, list) and names else None
 
 
-def _user_lock_waits(name: str, waiter: Somebody, sessions: Mapping[Somebody, Session]) -> list[Wait]:
+def _user_lock_waits(name: str, waiter: Party, sessions: Mapping[Party, Session]) -> list[Wait]:
     """Return which sessions wait for a user-level lock, as far as their statements tell; its waiter is TiDB's own."""
     asks = re.compile(rf"GET_LOCK\s*\(\s*(['\"]){re.escape(name)}\1", re.IGNORECASE)
     lock = f"user-level lock {name}"
@@ -242,7 +235,7 @@ def _key_info(info: str | None) -> dict[str, Any]:
 
 
 def _ddl_waits(
-    jobs: Result, sessions: Mapping[Somebody, Session], held: Mapping[Somebody, OpenTransaction], ended: str
+    jobs: Result, sessions: Mapping[Party, Session], held: Mapping[Party, OpenTransaction], ended: str
 ) -> Iterator[Wait]:
     """Return which DDL waits for which transactions, and for which other DDL.
 
@@ -251,7 +244,7 @@ def _ddl_waits(
     within a second that cannot be told.
     """
     free = {one: session for one, session in sessions.items() if session.runs}
-    waiting: list[tuple[Somebody, frozenset[str], int]] = []
+    waiting: list[tuple[Party, frozenset[str], int]] = []
     for number, tables, locked_tables, database, table, text in jobs.rows:
         alike = (one for one, session in free.items() if same_text(text or "", session.info or ""))
         ddl = next(alike, None) or Unlisted(f"DDL job {number}", ended)

@@ -13,7 +13,7 @@ class Branch(Generic[Name]):
     """One place in a forest.
 
     `above` is for whom it waits, None for a root; `depth` how many are above it. `also` are others for whom it waits
-    too, who stand elsewhere. `behind` is how many wait for it, directly or behind others; `frees` is how many of these
+    too, who stand elsewhere. `blocked` is how many wait for it, directly or behind others; `frees` is how many of these
     wait for nobody else, so that they all go on when it goes. `circular` is a root that waits itself: in a circle.
     """
 
@@ -21,7 +21,7 @@ class Branch(Generic[Name]):
     above: Name | None
     depth: int
     also: tuple[Name, ...]
-    behind: int
+    blocked: int
     frees: int
     circular: bool = False
 
@@ -44,15 +44,15 @@ def grow(waits: Iterable[tuple[Name, Name]]) -> list[Branch[Name]]:
         if waiter != holder:
             holders[waiter][holder] = None
             waiters[holder][waiter] = None
-    behind = {name: len(_behind(name, waiters)) for name in holders}
+    blocked = {name: len(_waiters_of(name, waiters)) for name in holders}
     roots = [name for name, above in holders.items() if not above]
     grown: dict[Name, Branch[Name]] = {}
-    for root in sorted(roots, key=lambda name: -behind[name]):
-        _climb(root, holders, waiters, behind, grown)
+    for root in sorted(roots, key=lambda name: -blocked[name]):
+        _climb(root, holders, waiters, blocked, grown)
     # Who is left is in a circle or behind one: who is in it has at least as many behind him as those behind it.
-    for root in sorted((name for name in holders if name not in grown), key=lambda name: -behind[name]):
+    for root in sorted((name for name in holders if name not in grown), key=lambda name: -blocked[name]):
         if root not in grown:
-            _climb(root, holders, waiters, behind, grown)
+            _climb(root, holders, waiters, blocked, grown)
     return list(grown.values())
 
 
@@ -60,7 +60,7 @@ def _climb(
     root: Name,
     holders: Mapping[Name, Mapping[Name, None]],
     waiters: Mapping[Name, Mapping[Name, None]],
-    behind: Mapping[Name, int],
+    blocked: Mapping[Name, int],
     grown: dict[Name, Branch[Name]],
 ) -> None:
     """Add a root and all behind it that do not stand elsewhere, each right below whom it waits for."""
@@ -71,11 +71,11 @@ def _climb(
             continue
         also = tuple(one for one in holders[name] if one != above)
         frees = len(_freed(name, holders, waiters))
-        grown[name] = Branch(name, above, depth, also, behind[name], frees, circular=above is None and bool(also))
+        grown[name] = Branch(name, above, depth, also, blocked[name], frees, circular=above is None and bool(also))
         waiting += [(one, name, depth + 1) for one in reversed(list(waiters[name]))]
 
 
-def _behind(name: Name, waiters: Mapping[Name, Mapping[Name, None]]) -> set[Name]:
+def _waiters_of(name: Name, waiters: Mapping[Name, Mapping[Name, None]]) -> set[Name]:
     found: set[Name] = set()
     ahead = deque([name])
     while ahead:

@@ -48,7 +48,7 @@ class Parser(argparse.ArgumentParser):
         """Raise UsageError."""
         raise usage_error(self.prog, f"{message}.")
 
-    def refuse(self, error: OptionError) -> UsageError:
+    def as_usage_error(self, error: OptionError) -> UsageError:
         """Return the error of a value, which names a parameter, as one that names the option."""
         names = {action.dest for action in self._actions}
         option = re.match(r"\w*", str(error))
@@ -233,10 +233,10 @@ def kill_words(words: Sequence[str], values: Sequence[Any] = ()) -> tuple[bool, 
     return "QUERY" in scope, found
 
 
-def flat(values: Iterable[Any]) -> list[Any]:
+def flatten_ids(values: Iterable[Any]) -> list[Any]:
     """Return ids and iterables of ids as one list; what is no id stays as it is, and is refused later.
 
-    >>> flat([5, [6, 7]])
+    >>> flatten_ids([5, [6, 7]])
     [5, 6, 7]
     """
     ids: list[Any] = []

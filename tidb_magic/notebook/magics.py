@@ -23,7 +23,7 @@ from tidb_magic.notebook.arguments import (
     NOT_WITH,
     Parser,
     connect_parser,
-    flat,
+    flatten_ids,
     kill_cell,
     kill_parser,
     kill_words,
@@ -224,7 +224,7 @@ class TidbMagics(Preferences):
                 reader.error("--live needs a notebook with widgets; %tidb_ps lists once")
             listed = cluster.processlist(**{"limit": self.limit, **given}, deadline=self.deadline)
         except OptionError as error:
-            raise reader.refuse(error) from error
+            raise reader.as_usage_error(error) from error
         listed.remarks = (*listed.remarks, *_as_typed(given))
         self.seen = listed
         if live is None:
@@ -328,7 +328,7 @@ class TidbMagics(Preferences):
         try:
             return (cluster.plan if plan else cluster.kill)(victims, **how, **whom)
         except OptionError as error:
-            raise reader.refuse(error) from error
+            raise reader.as_usage_error(error) from error
 
     def _names(self, local_ns: dict[str, Any] | None) -> dict[str, Any]:
         return {**(self.shell.user_ns if self.shell else {}), **(local_ns or {})}
@@ -363,11 +363,12 @@ class TidbMagics(Preferences):
     def _show(self, shown: Any) -> None:
         if not self._widgets():
             raise NotImplementedError  # which IPython takes for: show it as text and HTML
+        from tidb_magic.notebook.display import show
         from tidb_magic.widget import table
 
         if self.shell is not None:
             table.watch(self.shell)
-        table.show(shown, self._for_widgets())
+        show(shown, self._for_widgets())
 
     def _widgets(self) -> bool:
         """Return whether there is a kernel, with what widgets need."""
@@ -423,4 +424,4 @@ def _victims(reader: Parser, ids: list[Any]) -> Any:
         reader.error("a frame in braces stands alone")
     if whole and len(ids) == 1:
         return whole[0]
-    return flat(ids) if ids else None
+    return flatten_ids(ids) if ids else None

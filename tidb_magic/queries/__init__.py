@@ -12,7 +12,7 @@ def query(name: str, **parts: str) -> str:
 
     >>> query("identify").split()[:2]
     ['SELECT', 'CONNECTION_ID(),']
-    >>> query("everywhere", condition="USER = '{condition}'").splitlines()[-1]
+    >>> query("sessions_cluster", condition="USER = '{condition}'").splitlines()[-1]
     "WHERE USER = '{condition}'"
     """
     return _PART.sub(lambda found: parts[found[1]], _text(name))

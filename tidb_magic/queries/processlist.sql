@@ -1,5 +1,5 @@
--- Sessions that run something (auto analyze does with COMMAND Sleep) or hold a transaction. {sessions} are those that match the filters: everywhere.sql,
--- once.sql or here.sql. tidb_magic_sessions counts them, idle ones included, tidb_magic_matched what is listed without
+-- Sessions that run something (auto analyze does with COMMAND Sleep) or hold a transaction. {sessions} are those that match the filters: sessions_cluster.sql,
+-- sessions_distinct.sql or sessions_local.sql. tidb_magic_sessions counts them, idle ones included, tidb_magic_matched what is listed without
 -- the limit.
 -- ORDER BY makes TiDB wait for every instance: a bare LIMIT can be silently partial.
 SELECT /*+ MAX_EXECUTION_TIME(%(milliseconds)s) */ {columns}, tidb_magic_sessions, COUNT(*) OVER () AS tidb_magic_matched

@@ -8,11 +8,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 from tidb_magic.cluster import topology
-from tidb_magic.cluster.pool import Link
+from tidb_magic.cluster.pool import Pool
 from tidb_magic.cluster.topology import Instance
 from tidb_magic.connection.connection import Connection
-from tidb_magic.connection.deadline import CHECK, PATIENCE, SPREAD
-from tidb_magic.connection.driver import Result, time_left
+from tidb_magic.connection.deadline import CHECK, PATIENCE, SPREAD, time_left
+from tidb_magic.connection.row_reader import Result
 from tidb_magic.display import progress
 from tidb_magic.errors import (
     AuthenticationError,
@@ -25,7 +25,7 @@ from tidb_magic.errors import (
     TidbMagicError,
 )
 from tidb_magic.queries import query
-from tidb_magic.sessions.lookup import silent
+from tidb_magic.sessions.lookup import unresponsive_instances
 
 _SLOW = 2  # deadlines after which the cluster's own list is given up though every instance responds
 _PD_SPREAD = 10  # times as long as an instance took to respond PD is waited for, which is asked through one
@@ -67,7 +67,7 @@ class Dropped:
         return [one for one in said if one]
 
 
-def gather(link: Link, ask: Ask, deadline: float) -> Gathered:
+def gather(pool: Pool, ask: Ask, deadline: float) -> Gathered:
     """Ask the whole cluster in one statement; when an instance or PD does not respond, every instance by itself.
 
     After `deadline` seconds an incomplete answer is accepted: an instance that has not responded is not waited for once
@@ -82,15 +82,15 @@ def gather(link: Link, ask: Ask, deadline: float) -> Gathered:
         The cluster was closed.
     ServerError, Interrupted
     """
-    reading = _Reading(link, ask, deadline)
+    reading = _Reading(pool, ask, deadline)
     try:
-        whole = None if link.trouble else reading.read_whole()
+        whole = None if pool.monitor.degraded else reading.read_whole()
         return whole or reading.read_each()
     finally:
         reading.end()
 
 
-def ask_cluster(link: Link, ask: Ask, deadline: float) -> list[Result]:
+def ask_cluster(pool: Pool, ask: Ask, deadline: float) -> list[Result]:
     """Ask the whole cluster in one statement, or not at all.
 
     As `gather`: where every instance responds it is waited for, and an instance that does not costs the deadline.
@@ -103,7 +103,7 @@ def ask_cluster(link: Link, ask: Ask, deadline: float) -> list[Result]:
         Not every instance answered, or the connection was lost.
     NotConnectedError, ServerError, Interrupted
     """
-    reading = _Reading(link, ask, deadline, patience=1 if link.silent else PATIENCE, each=False)
+    reading = _Reading(pool, ask, deadline, patience=1 if pool.monitor.unresponsive else PATIENCE, each=False)
     try:
         whole = reading.read_whole()
     finally:
@@ -137,13 +137,13 @@ class _Reading:
     goes on after the reading, and a late answer makes the instance responsive again.
     """
 
-    def __init__(self, link: Link, ask: Ask, deadline: float, *, patience: int = PATIENCE, each: bool = True) -> None:
-        self._link, self._ask, self._deadline, self._patience = link, ask, deadline, patience
+    def __init__(self, pool: Pool, ask: Ask, deadline: float, *, patience: int = PATIENCE, each: bool = True) -> None:
+        self._pool, self._ask, self._deadline, self._patience = pool, ask, deadline, patience
         self._each = each  # whether the instances may be asked by themselves
-        self._in_trouble = link.trouble
+        self._in_trouble = pool.monitor.degraded
         self._began = self._since = time.monotonic()  # the list, or since each instance was asked by itself
         self._give_up = self._began + patience * deadline
-        self._unresponsive = set(link.silent)
+        self._unresponsive = set(pool.monitor.unresponsive)
         self._asked: dict[str, _Asked] = {}
         self._changed = threading.Condition()
         self._dropped = threading.Event()  # the cluster's own list was given up
@@ -168,12 +168,12 @@ class _Reading:
 
     def read_whole(self) -> Gathered | None:
         """Return what the cluster's own list answers; None if each instance has to be asked by itself."""
-        link = self._link
+        pool = self._pool
         for last in (False, True):
-            was_open = link.open
+            was_open = pool.open
             try:
-                connection = link.connection(within=self._deadline)
-                if link.trouble and not self._in_trouble:  # found when the connection was opened again
+                connection = pool.connection(within=self._deadline)
+                if pool.monitor.degraded and not self._in_trouble:  # found when the connection was opened again
                     return None
                 return self._whole(connection)
             except (AuthenticationError, NotTidbError):
@@ -187,19 +187,21 @@ class _Reading:
             except DeadlineError as error:  # the server's own, or that of another thread's statement
                 self.problem = str(error)
                 break
-        link.troubled()
+        pool.monitor.note_degraded()
         return None
 
     def _whole(self, connection: Connection) -> Gathered:
-        link = self._link
-        link.start(self._supervise, connection)
+        pool = self._pool
+        pool.start(self._supervise, connection)
         results = self._ask(connection, None, self._give_up)
         self.end()
         warnings = [warning for result in results for warning in result.warnings]
         if warnings:
-            link.troubled()
-            link.note_silent(dict.fromkeys(silent(warnings), "TiDB reported that it did not answer"))
-        return Gathered((results,), complete=not warnings, missing=silent(warnings))
+            pool.monitor.note_degraded()
+            pool.monitor.note_unresponsive(
+                dict.fromkeys(unresponsive_instances(warnings), "TiDB reported that it did not answer")
+            )
+        return Gathered((results,), complete=not warnings, missing=unresponsive_instances(warnings))
 
     def _supervise(self, connection: Connection) -> None:
         """Give up the cluster's own list when an instance or PD keeps it from answering."""
@@ -211,17 +213,17 @@ class _Reading:
             self._show_progress()
             if self._over.wait(_POLL):
                 return
-        link = self._link
+        pool = self._pool
         self._dropped.set()
         self._unresponsive = {name for name in self._asked.keys() - self._responding() if self._known(name)}
         self.problem = f"The cluster's own list did not answer within {self._spent():.3g} s."
-        link.troubled()
+        pool.monitor.note_degraded()
         connection.close()
-        here = link.where(connection)
+        here = pool.topology.instance_of(connection)
         if here in self._unresponsive:
             self._left = connection.may_still_run
         else:
-            through = link.kept(here) if here else None
+            through = pool.idle_connection(here) if here else None
             self._left = connection.end_statement(forward=False, through=through)
         if self._each:
             self._ask_apart()
@@ -234,14 +236,14 @@ class _Reading:
     @property
     def _accept(self) -> float:
         """The moment from which on an incomplete answer is accepted."""
-        return self._since + max(self._link.grace(self._deadline), SPREAD * self._latest)
+        return self._since + max(self._pool.monitor.grace(self._deadline), SPREAD * self._latest)
 
     def _held_up(self) -> bool:
         """Tell whether the cluster's own list waits for an instance or PD that does not respond, or takes too long."""
         now, responding = time.monotonic(), self._responding()
         if now < self._accept or not responding:
             return False
-        if self._link.registered().keys() - responding or now > self._began + _SLOW * self._deadline:
+        if self._pool.topology.registered().keys() - responding or now > self._began + _SLOW * self._deadline:
             return True
         return not self._pd_answered and self._pd_late(now)
 
@@ -250,19 +252,19 @@ class _Reading:
         return now > min(asked + self._pd_limit(), self._give_up)
 
     def _pd_limit(self) -> float:
-        return self._link.grace(self._deadline, _PD_SPREAD)
+        return self._pool.monitor.grace(self._deadline, _PD_SPREAD)
 
     def _responding(self) -> set[str]:
         return {
             name
             for name, one in list(self._asked.items())
-            if one.responds or one.answer is not None or self._link.greeted(name)
+            if one.responds or one.answer is not None or self._pool.greeted(name)
         }
 
     def _known(self, name: str) -> bool:
         """Tell whether it is known how far a connection to an instance got; through a balancer it is not."""
         one = self._asked[name]
-        return one.problem is not None or one.checked or bool(self._link.stage(name))
+        return one.problem is not None or one.checked or bool(self._pool.stage(name))
 
     # -- each instance by itself -------------------------------------------------------------------------------
 
@@ -286,7 +288,7 @@ class _Reading:
 
     def _enough(self) -> bool:
         """Tell whether nothing more is waited for."""
-        self._link.check()
+        self._pool.check()
         self._ask_instances()
         now, answered = time.monotonic(), len(self._answers())
         problems = [one.problem for one in list(self._asked.values()) if one.problem is not None]
@@ -302,19 +304,24 @@ class _Reading:
         unresponsive = self._unresponsive - self._responding()
         if pending - unresponsive and now < min(self._accept, self._give_up):
             return False
-        return self._link.roll.pd_silent or self._pd_answered or self._pd_late(now) or self._incomplete_anyway()
+        return (
+            self._pool.topology.membership.pd_unresponsive
+            or self._pd_answered
+            or self._pd_late(now)
+            or self._incomplete_anyway()
+        )
 
     def _incomplete_anyway(self) -> bool:
         """Tell whether an unresponsive instance has not answered, and PD did not long ago: it is not asked again."""
-        roll = self._link.roll
-        recent = roll.certain and time.monotonic() < roll.updated_at + _MEMBERS_AGE
-        return recent and bool((self._link.registered().keys() & self._unresponsive) - self._answers().keys())
+        membership = self._pool.topology.membership
+        recent = membership.authoritative and time.monotonic() < membership.updated_at + _MEMBERS_AGE
+        return recent and bool((self._pool.topology.registered().keys() & self._unresponsive) - self._answers().keys())
 
     def _gathered(self) -> Gathered:
-        link, answers, roll = self._link, self._answers(), self._link.roll
-        missing = tuple(name for name in link.registered() if name not in answers)
-        if not (roll.pd_silent or self._pd_answered or self._incomplete_anyway()):
-            roll = replace(roll, certain=False)
+        pool, answers, membership = self._pool, self._answers(), self._pool.topology.membership
+        missing = tuple(name for name in pool.topology.registered() if name not in answers)
+        if not (membership.pd_unresponsive or self._pd_answered or self._incomplete_anyway()):
+            membership = replace(membership, authoritative=False)
         reasons = {name: self._reason(name) for name in missing}
         sentences = [
             f"{name}: {why}" if why.endswith((".", "?")) else f"{name}: {why}." for name, why in reasons.items()
@@ -325,14 +332,14 @@ class _Reading:
                 raise error
             said = f"No instance answered within {self._spent():.3g} s."
             raise DeadlineError(" ".join(filter(None, [said, self._left, *sentences])))
-        link.note_silent({name: why for name, why in reasons.items() if name not in refused})
+        pool.monitor.note_unresponsive({name: why for name, why in reasons.items() if name not in refused})
         remarks = [f"{self.problem or _NO_LIST} Each instance was read by itself.", *filter(None, [self._left])]
-        if roll.pd_silent:
+        if membership.pd_unresponsive:
             remarks.append("PD does not answer, so who is registered now is not known; our question ends within 6 s.")
-        elif not roll.certain:
+        elif not membership.authoritative:
             remarks.append("Which instances are registered was not found out.")
         remarks += [f"Answered: {', '.join(sorted(answers))}.", *sentences]
-        complete = not missing and roll.certain and not roll.pd_silent
+        complete = not missing and membership.authoritative and not membership.pd_unresponsive
         return Gathered(tuple(answers.values()), complete, missing, tuple(remarks))
 
     def _reason(self, name: str) -> str:
@@ -344,24 +351,24 @@ class _Reading:
             return f"it responds, and did not answer within {spent}: it is overloaded"
         if one.checked and one.problem is None:
             return f"it did not answer on an open connection within {spent}: it is frozen or overloaded"
-        stage = one.problem.stage if isinstance(one.problem, ConnectTimeoutError) else self._link.stage(name)
+        stage = one.problem.stage if isinstance(one.problem, ConnectTimeoutError) else self._pool.stage(name)
         if stage:
             return f"it {stage} within {spent}"
         if one.problem is not None:
             return str(one.problem)
-        return self._link.silent.get(name) or f"it did not answer within {spent}"
+        return self._pool.monitor.unresponsive.get(name) or f"it did not answer within {spent}"
 
     # -- in threads --------------------------------------------------------------------------------------------
 
     def _ask_instances(self) -> None:
         """Start to ask the instances that were not asked yet."""
-        for name, instance in self._link.registered().items():
+        for name, instance in self._pool.topology.registered().items():
             if name not in self._asked:
                 self._asked[name] = _Asked(instance)
-                self._link.start(self._ask_one, name, self._asked[name])
+                self._pool.start(self._ask_one, name, self._asked[name])
 
     def _ask_one(self, name: str, asked: _Asked) -> None:
-        turn = self._link.turn(name)
+        turn = self._pool.monitor.turn(name)
         while not turn.acquire(timeout=_POLL):  # an earlier statement of ours is not answered yet
             if self._over.is_set():
                 return
@@ -384,50 +391,50 @@ class _Reading:
 
     def _attempt(self, name: str, asked: _Asked) -> list[Result] | None:
         """Check that an instance responds, and ask it once the list was given up; return None if it was not."""
-        link, began = self._link, time.monotonic()
-        if kept := link.kept(name):
+        pool, began = self._pool, time.monotonic()
+        if kept := pool.idle_connection(name):
             asked.checked = True
             if not self._apart.is_set():
                 kept.query(query("identify"), deadline=time_left(self._give_up), leave=True)
                 asked.responds = True
-        if link.refusal and name in link.silent and not link.kept(name):
-            raise AuthenticationError(link.refusal)
-        connection = link.reach(asked.instance, time_left(self._give_up))
+        if pool.refusal and name in pool.monitor.unresponsive and not pool.idle_connection(name):
+            raise AuthenticationError(pool.refusal)
+        connection = pool.connect_to(asked.instance, time_left(self._give_up))
         asked.responds = asked.responds or connection is not kept
         if asked.responds:
-            link.responded(name, time.monotonic() - began)
+            pool.monitor.responded(name, time.monotonic() - began)
         self._decided.wait()
         if not self._apart.is_set():
             return None
         if connection.busy:  # with the question for PD
-            connection = link.reach(asked.instance, time_left(self._give_up))
+            connection = pool.connect_to(asked.instance, time_left(self._give_up))
         try:
             answer = self._ask(connection, name, self._give_up)
         except DeadlineError:
             if not connection.open:
                 connection.end_statement(forward=False)
             raise
-        link.silent.pop(name, None)
+        pool.monitor.responds_again(name)
         return answer
 
     def _ask_pd(self) -> None:
         """Ask an instance that responds which instances are registered now."""
-        link = self._link
-        if self._pd_asked is not None or self._pd_answered or link.roll.pd_silent:
+        pool = self._pool
+        if self._pd_asked is not None or self._pd_answered or pool.topology.membership.pd_unresponsive:
             return
         for name in self._responding():
-            if connection := link.kept(name):
+            if connection := pool.idle_connection(name):
                 self._pd_asked = time.monotonic()
-                link.start(self._call_the_roll, connection)
+                pool.start(self._update_members, connection)
                 return
 
-    def _call_the_roll(self, connection: Connection) -> None:
+    def _update_members(self, connection: Connection) -> None:
         try:
-            self._link.call(topology.instances(connection, deadline=self._pd_limit()))
+            self._pool.update_members(topology.instances(connection, deadline=self._pd_limit()))
             self._pd_answered = True
         except DeadlineError:
             if not self._over.is_set():
-                self._link.pd_is_silent()
+                self._pool.topology.note_pd_unresponsive()
         except TidbMagicError:  # the connection was lost: another one is asked
             self._pd_asked = None
         with self._changed:

@@ -1,4 +1,4 @@
-"""Single sessions, and a look at some of them: what a KILL is decided by."""
+"""Single sessions, fetched by ID: the observations that a KILL is checked and verified by."""
 
 import re
 import time
@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from tidb_magic.connection.connection import Connection
-from tidb_magic.connection.deadline import DEADLINE
-from tidb_magic.connection.driver import Result, hint
+from tidb_magic.connection.deadline import DEADLINE, hint
+from tidb_magic.connection.row_reader import Result
 from tidb_magic.connection_id import ConnectionId
 from tidb_magic.display.frame import counted
 from tidb_magic.display.render import Bytes
@@ -26,7 +26,7 @@ _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 @dataclass(frozen=True)
 class Rights:
-    """Whose sessions may be ended: those of `user`, or all."""
+    """The sessions that may be ended: those of `user`, or all."""
 
     user: str
     others: bool
@@ -34,7 +34,7 @@ class Rights:
 
 @dataclass(frozen=True)
 class Transaction:
-    """What INFORMATION_SCHEMA.TIDB_TRX says of a session's transaction: what it would roll back.
+    """A session's transaction as INFORMATION_SCHEMA.TIDB_TRX shows it: what it would roll back.
 
     A statement in autocommit mode that waits for a lock is ``Committing`` there (8.5.6, measured).
     """
@@ -83,12 +83,12 @@ def runs(command: str | None, info: str | None, user: str | None) -> bool:
 
 
 @dataclass(frozen=True)
-class Look:
-    """What one reading saw, on one instance or in the cluster.
+class Observation:
+    """The sessions that one statement returned, on one instance or in the cluster.
 
-    `user` is the USER and `own` the id of the connection that looked, by its own row; None if it did not see itself.
-    `missing` are instances that did not answer; it is empty if every registered one did.
-    `requested` and `received` are moments of `clock`.
+    `user` is the USER and `own` the ID of the connection that ran it, by its own row; None if that row was missing.
+    `missing` are instances that did not answer; it is empty if every registered one did. `requested` and `received`
+    are moments of `clock`.
     """
 
     sessions: Mapping[int, Session] = field(default_factory=lambda: MappingProxyType({}))
@@ -104,19 +104,19 @@ def clock() -> float:
     return time.clock_gettime(_CLOCK)
 
 
-def look(  # noqa: PLR0913 (whom, where, and how)
+def fetch_sessions(  # noqa: PLR0913 (whom, where, and how)
     connection: Connection,
     ids: Collection[int],
     *,
     instance: str | None = None,
     condition: Condition = ANYTHING,
-    closely: bool = False,
+    with_transactions: bool = False,
     deadline: float = DEADLINE,
-) -> Look:
-    """Look at the sessions with these ids: on the instance of this connection if it is named, else in the cluster.
+) -> Observation:
+    """Fetch the sessions with these IDs: on the instance of this connection if it is named, else in the cluster.
 
-    `condition` is what they should match, as SQL with its parameters; `closely` brings their transactions too. In a
-    cluster without global kill several sessions can have an id: look on the instance then.
+    `condition` is what they should match, as SQL with its parameters; `with_transactions` adds their
+    transactions. In a cluster without global kill several sessions can have an ID: fetch on the instance then.
 
     Raises
     ------
@@ -130,13 +130,13 @@ def look(  # noqa: PLR0913 (whom, where, and how)
         "info_cut": INFO_CUT,
         "milliseconds": hint(deadline),
     }
-    sql = _statement(connection, matches, whole=instance is None, closely=closely)
+    sql = _statement(connection, matches, whole=instance is None, with_transactions=with_transactions)
     requested = clock()
     result = connection.query(sql, args, deadline=deadline + (GRACE if instance is None else 0), leave=True)
     received = clock()
     found = sessions(result, ids)
-    missing = silent(result.warnings) or (("an instance",) if result.warnings else ())
-    seen = Look({one.id: one for one in found}, missing=missing, requested=requested, received=received)
+    missing = unresponsive_instances(result.warnings) or (("an instance",) if result.warnings else ())
+    seen = Observation({one.id: one for one in found}, missing=missing, requested=requested, received=received)
     own = result.by_name["tidb_magic_own"]
     if own and own[0] != connection.id:
         connection.moved(ConnectionId(own[0]))
@@ -145,32 +145,32 @@ def look(  # noqa: PLR0913 (whom, where, and how)
     return seen
 
 
-def _statement(connection: Connection, matches: str, *, whole: bool, closely: bool) -> str:
+def _statement(connection: Connection, matches: str, *, whole: bool, with_transactions: bool) -> str:
     if whole:
         source, name = "INFORMATION_SCHEMA.CLUSTER_PROCESSLIST", "INSTANCE"
     elif matches == "TRUE":  # the usual one, and the fastest
         source, name = "INFORMATION_SCHEMA.PROCESSLIST", "%(instance_name)s"
     else:
-        source, name = f"(\n{query('here', condition='TRUE')}\n) AS CLUSTER_PROCESSLIST", "INSTANCE"
+        source, name = f"(\n{query('sessions_local', condition='TRUE')}\n) AS CLUSTER_PROCESSLIST", "INSTANCE"
     alias = "SESSION_ALIAS" if "SESSION_ALIAS" in connection.columns else "''"
     hint = "/*+ MAX_EXECUTION_TIME(%(milliseconds)s) */ " if whole else ""
     order = "ORDER BY INSTANCE, ID" if whole else ""  # makes TiDB wait for every instance
     plain = {"instance": name, "sessions": source, "alias": alias, "matches": f"({matches})"}
-    if not closely:
-        return query("look", hint=hint, order=order, **plain)
-    look = query("look", hint="", order="", **plain)
+    if not with_transactions:
+        return query("session_by_id", hint=hint, order=order, **plain)
+    sessions = query("session_by_id", hint="", order="", **plain)
     if whole:
         table, instance = "CLUSTER_TIDB_TRX", " AND trx.INSTANCE = found.INSTANCE"
     else:
         table, instance = "TIDB_TRX", ""
-    return query("look_closely", look=look, hint=hint, transactions=table, instance=instance, order=order)
+    return query("look_closely", sessions=sessions, hint=hint, transactions=table, instance=instance, order=order)
 
 
 def resembling(connection: Connection, number: int, *, deadline: float = DEADLINE) -> list[int]:
-    """Look for the ids that somebody may have meant with an id that nobody has. As `look` for what can go wrong."""
+    """Return IDs of sessions that resemble an ID that no session has. Raises what `fetch_sessions` raises."""
     around = 2**10  # a float holds every 1,024th number below 2^63
     args = {"number": number, "lowest": max(number - around, 0), "highest": number + around}
-    result = connection.query(query("resembling"), args | {"milliseconds": hint(deadline)}, deadline=deadline + GRACE)
+    result = connection.query(query("similar_ids"), args | {"milliseconds": hint(deadline)}, deadline=deadline + GRACE)
     return list(result.by_name["ID"])
 
 
@@ -190,10 +190,10 @@ def sessions(result: Result, ids: Collection[int]) -> tuple[Session, ...]:
     return tuple(found.values())
 
 
-def silent(warnings: Sequence[str]) -> tuple[str, ...]:
+def unresponsive_instances(warnings: Sequence[str]) -> tuple[str, ...]:
     """Return the instances that TiDB's warnings name as not answering.
 
-    >>> silent(["[127.0.0.1:10081](1) rpc error: code = Unavailable desc = connection error"])
+    >>> unresponsive_instances(["[127.0.0.1:10081](1) rpc error: code = Unavailable desc = connection error"])
     ('127.0.0.1:10081',)
     """
     return tuple(match[1] for warning in warnings if (match := _SILENT.match(warning)))

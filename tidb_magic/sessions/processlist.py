@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from tidb_magic.connection.driver import Result
+from tidb_magic.connection.row_reader import Result
 from tidb_magic.display.frame import HOW_IT_WAS_READ, TEXT, ReadFrame, Table, counted
 from tidb_magic.display.render import DISPLAY, ROWS_SHOWN, Bytes, html_table, statement
 

@@ -1,6 +1,5 @@
 """The table with Kill buttons, where a kernel and widgets live: it shows a list, looks, kills, and reads again."""
 
-import sys
 import threading
 import time
 from collections import OrderedDict
@@ -8,16 +7,12 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 from weakref import WeakSet
 
 import anywidget
 import traitlets
-from IPython.core.displayhook import DisplayHook
-from IPython.core.formatters import DisplayFormatter
-from IPython.display import display, publish_display_data
 
 from tidb_magic.api import Cluster
 from tidb_magic.display.render import first_line, statement
@@ -28,8 +23,6 @@ from tidb_magic.sessions.processlist import ProcessList
 from tidb_magic.widget.payload import PART, part, snapshot, tree, values_of
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from IPython.core.interactiveshell import InteractiveShell
 
 ASKED_BACK = 5.0  # seconds in which the browser has to say that a click is still meant
@@ -41,7 +34,6 @@ _JOINED = 5.0  # seconds in which a thread ends after its connection was closed
 _SHARE = 3  # times as long as a reading takes is the pause after it, at least: an overloaded cluster is left alone
 _LONGEST_PAUSE = 30.0  # seconds between two tries while the cluster does not answer
 _STATIC = Path(__file__).parent / "static"
-_DISPLAYS = {display.__code__, DisplayHook.compute_format_data.__code__}
 
 
 @dataclass
@@ -113,13 +105,13 @@ class SessionTable(anywidget.AnyWidget):
         self._lock = threading.RLock()
         self._threads: WeakSet[threading.Thread] = WeakSet()
         self._reader: Cluster | None = None
-        frame = _frame(shown)
+        frame = frame_of(shown)
         origin = frame.origin
         cluster = origin.cluster() if origin is not None else None
-        if origin is None or origin.again is None or cluster is None:
+        if origin is None or origin.reload is None or cluster is None:
             raise NotConnectedError("This list knows no cluster: list again.")
         self._cluster: Callable[[], Cluster | None] = origin.cluster
-        self._again = origin.again
+        self._reload = origin.reload
         self._settings = settings
         self._rights = cluster.rights
         self._refreshing = threading.Lock()
@@ -142,7 +134,7 @@ class SessionTable(anywidget.AnyWidget):
 
     def __repr__(self) -> str:
         """Return a line for where no widget is shown."""
-        return f"<Table of {len(_frame(self.shown)):,} sessions with Kill buttons, while its kernel lives>"
+        return f"<Table of {len(frame_of(self.shown)):,} sessions with Kill buttons, while its kernel lives>"
 
     @property
     def closed(self) -> bool:
@@ -153,9 +145,9 @@ class SessionTable(anywidget.AnyWidget):
         """End what it does, and take it out of the page."""
         self._ended.set()
         with self._lock:
-            threads, twin = list(self._threads), self._reader
-        if twin is not None:
-            twin.close()
+            threads, clone = list(self._threads), self._reader
+        if clone is not None:
+            clone.close()
         for thread in threads:
             if thread is not threading.current_thread():
                 thread.join(_JOINED)
@@ -297,7 +289,7 @@ class SessionTable(anywidget.AnyWidget):
     def _read_again(self) -> bool:
         try:
             cluster = self._reader = self._twin(f"list {id(self)}")
-            shown = self._again(cluster, deadline=self._deadline)
+            shown = self._reload(cluster, deadline=self._deadline)
             self._rights = cluster.rights
             if isinstance(shown, ProcessList):
                 self.waiting = _count_waiting(cluster, self._deadline) if shown.complete else None
@@ -349,7 +341,7 @@ class SessionTable(anywidget.AnyWidget):
 
     def _numbered(self, shown: Shown) -> dict[str, Any]:
         version = next(reversed(self._frames), 0) + 1
-        self._frames[version] = _frame(shown)
+        self._frames[version] = frame_of(shown)
         while len(self._frames) > _KEPT:
             self._frames.popitem(last=False)
         if isinstance(shown, LockForest):
@@ -363,7 +355,7 @@ class SessionTable(anywidget.AnyWidget):
             raise NotConnectedError("The cluster of this list was closed: connect and list again.")
         if self.closed:
             raise NotConnectedError("This table was closed: list again.")
-        return cluster.twin(role)
+        return cluster.clone(role)
 
 
 def _count_waiting(cluster: Cluster, deadline: float) -> int | None:
@@ -384,7 +376,8 @@ def _keys(frame: ProcessList) -> list[tuple[str, int]]:
     return list(zip(frame["INSTANCE"], frame["ID"], strict=True))
 
 
-def _frame(shown: Shown) -> ProcessList:
+def frame_of(shown: Shown) -> ProcessList:
+    """Return the rows of a list, or of a lock forest."""
     return shown.frame if isinstance(shown, LockForest) else shown
 
 
@@ -399,63 +392,6 @@ def _report(report: KillReport) -> dict[str, Any]:
 
 
 # -- where a frame is shown ------------------------------------------------------------------------------------
-
-
-def show(shown: "Shown | SessionTable", settings: Settings) -> None:
-    """Show a list, or who blocks whom: a closed HTML snapshot, which a saved notebook keeps, and the table below it.
-
-    Only where something is displayed: a debugger or a variable viewer that formats a frame gets no widget.
-
-    Raises
-    ------
-    NotImplementedError
-        It is not displayed, or has no table with buttons: IPython goes on to its text and HTML.
-    """
-    if not _is_displayed():
-        raise NotImplementedError
-    table = shown if isinstance(shown, SessionTable) else _table(shown, settings)
-    listed = shown.shown if isinstance(shown, SessionTable) else shown
-    said = listed.summary if isinstance(listed, LockForest) else listed.footer()
-    summary = " ".join([*(line for line in said if line == said[0] or line.startswith("NOT ")), "As it was then."])
-    html = f"<details><summary>{escape(summary)}</summary>{listed._repr_html_()}</details>"
-    publish_display_data({"text/plain": repr(listed), "text/html": html})
-    model = table._repr_mimebundle_()
-    publish_display_data(*model) if isinstance(model, tuple) else publish_display_data(model)
-
-
-def _table(shown: Shown, settings: Settings) -> SessionTable:
-    """Return the one table of a list."""
-    table = shown.__dict__.get("_table_shown")
-    if not isinstance(table, SessionTable) or table.closed:
-        _check(_frame(shown))
-        if isinstance(shown, LockForest) and not shown.tree:
-            raise NotImplementedError  # nobody waits: a sentence says it
-        try:
-            table = SessionTable(shown, settings)
-        except NotConnectedError as error:
-            raise NotImplementedError from error
-        object.__setattr__(shown, "_table_shown", table)
-    return table
-
-
-def _check(frame: ProcessList) -> None:
-    """Make sure that each row of a frame is one session.
-
-    Raises
-    ------
-    NotImplementedError
-    """
-    keys = frame[["INSTANCE", "ID"]] if frame.columns.is_unique else None
-    if keys is None or keys.isna().any(axis=None) or keys.duplicated().any():
-        raise NotImplementedError
-
-
-def _is_displayed() -> bool:
-    """Tell whether IPython formats something in order to display it: as the result of a cell, or by `display`."""
-    frame: FrameType | None = sys._getframe()  # noqa: SLF001 (nothing else tells who asks)
-    while frame is not None and frame.f_code is not DisplayFormatter.format.__code__:
-        frame = frame.f_back
-    return frame is not None and frame.f_back is not None and frame.f_back.f_code in _DISPLAYS
 
 
 def watch(shell: "InteractiveShell") -> None:

@@ -1,7 +1,0 @@
--- Is that a condition by itself? EXPLAIN plans and asks nobody; {sessions} are here.sql.
-EXPLAIN SELECT 1
-FROM (
-{sessions}
-) AS CLUSTER_PROCESSLIST
-WHERE
-{condition}

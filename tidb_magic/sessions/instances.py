@@ -1,0 +1,71 @@
+"""The registered instances, with the sessions of each."""
+
+from contextlib import suppress
+from datetime import datetime
+
+import pandas as pd
+
+from tidb_magic.cluster import topology
+from tidb_magic.cluster.pool import Pool
+from tidb_magic.cluster.topology import Instance, Membership
+from tidb_magic.connection.connection import Connection
+from tidb_magic.connection.deadline import DEADLINE, time_left
+from tidb_magic.connection.row_reader import Result
+from tidb_magic.connection.settings import host_port
+from tidb_magic.display.frame import typed
+from tidb_magic.errors import ServerError
+from tidb_magic.sessions.filters import Filters
+from tidb_magic.sessions.statements import (
+    counts_frame,
+    described,
+    gather_lists,
+    run_statement,
+    source,
+    without_own_session,
+)
+from tidb_magic.sessions.summaries import InstanceList
+
+
+def list_instances(pool: Pool, *, deadline: float = DEADLINE) -> InstanceList:
+    """List the registered instances, with the sessions of each. As `read` for the rest."""
+    parts = {"columns": "INSTANCE", "groups": "INSTANCE"}
+
+    def ask(connection: Connection, instance: str | None, give_up: float) -> list[Result]:
+        if instance is None:
+            with suppress(ServerError):
+                pool.update_members(topology.instances(connection, deadline=time_left(give_up)))
+        return [run_statement(connection, "count_by", Filters(), source(instance, once=True), give_up, parts=parts)]
+
+    gathered = gather_lists(pool, ask, Filters(), deadline)
+    counts = pd.concat([counts_frame(results[0]) for results in gathered.parts]).set_index("INSTANCE")
+    if counts.empty:
+        gathered = without_own_session(gathered)
+    if gathered.complete and not pool.topology.membership.authoritative:
+        seen = tuple(Instance(name) for name in counts.index)  # no table names them
+        pool.topology.membership = Membership(seen)
+    taken_at = datetime.now().astimezone()
+    by_age = sorted(pool.topology.membership.instances, key=_uptime, reverse=True)
+    latest = {pool.topology.name(one): one for one in by_age}  # a restart leaves two with one name
+    answering = [one for name, one in latest.items() if name not in gathered.missing]
+    rows = [
+        {
+            "INSTANCE": (name := pool.topology.name(one)),
+            "ADDRESS": None if one.host is None or one.port is None else host_port(one.host, one.port),
+            "STATUS_ADDRESS": one.status_address,
+            "VERSION": one.version,
+            "SERVER_ID": one.server_id,
+            "UP_SINCE": None if one.uptime is None else taken_at - _uptime(one),
+            "SESSIONS": counts["SESSIONS"].get(name, 0) if one in answering else None,
+            "MEMORY": counts["MEMORY"].get(name, 0) if one in answering else None,
+            "ANSWERING": one in answering,
+            "GLOBAL_KILL": pool.capabilities.global_kill if one.server_id is None else one.server_id != 0,
+        }
+        for one in sorted(by_age, key=pool.topology.name)
+    ]
+    frame = InstanceList(typed(rows, InstanceList.COLUMNS, InstanceList.DTYPES))
+    frame["UP_SINCE"] = pd.to_datetime(frame["UP_SINCE"], utc=True).dt.tz_convert(taken_at.tzinfo).dt.as_unit("s")
+    return described(frame, pool, gathered)
+
+
+def _uptime(instance: Instance) -> pd.Timedelta:
+    return pd.Timedelta(instance.uptime or 0)
