@@ -77,7 +77,13 @@ def frozen(shell: Any, playground: Playground) -> list[Ratio]:
         Ratio(
             "%tidb_ps, one instance frozen, at first (at most 4 s)", "the bare statement", first, bare[0], 4 / bare[0]
         ),
-        Ratio("... while it is known silent (at most 0.5 s)", "the bare statement", later, bare[0], 0.5 / bare[0]),
+        Ratio(
+            "... while it is known to be unresponsive (at most 0.5 s)",
+            "the bare statement",
+            later,
+            bare[0],
+            0.5 / bare[0],
+        ),
     ]
 
 

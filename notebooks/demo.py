@@ -66,7 +66,8 @@ def demonstrate() -> bool:
     finally:
         shell.run_line_magic("unload_ext", "tidb_magic")
     proven = (row.OUTCOME, here == row.INSTANCE) == ("interrupted", False)
-    print(f"\n{'Proven' if proven else 'NOT PROVEN'}: through {here}, the statement on {row.INSTANCE}: {row.OUTCOME}.")
+    verified = "Verified" if proven else "NOT VERIFIED"
+    print(f"\n{verified}: the statement on {row.INSTANCE} was {row.OUTCOME} (connected through {here}).")
     return proven
 
 

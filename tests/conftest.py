@@ -1,10 +1,12 @@
 """A real cluster for the tests, and the rule that nothing is skipped."""
 
 import base64
+import fcntl
 import gc
 import json
 import os
 import signal
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -161,7 +163,14 @@ def pytest_runtest_teardown(item: pytest.Item) -> Any:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Take what was imported out of the garbage collector's sight: IPython's shell collects at each reset."""
+    """Wait for the benchmarks of other clones on this machine, or, with benchmarks only, for all of their tests.
+
+    Then take what was imported out of the garbage collector's sight: IPython's shell collects at each reset.
+    """
+    if session.items:
+        alone = all(item.get_closest_marker("benchmark") for item in session.items)
+        lock = os.open(Path(tempfile.gettempdir()) / f"tidb_magic-tests-{os.getuid()}.lock", os.O_CREAT | os.O_RDWR)
+        fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)  # until this process ends
     if on_a_worker(session.config):
         lost = [one.nodeid for one in session.items if one.get_closest_marker("xdist_group") and "@" not in one.nodeid]
         if lost:

@@ -51,7 +51,7 @@ def test_without_a_person_the_error_says_how_to_pass_it(
     def nobody(_: str) -> str:
         raise problem
 
-    with pytest.raises(AuthenticationError, match="nobody is here to be asked"):
+    with pytest.raises(AuthenticationError, match="it cannot be prompted for here"):
         tidb_magic.connect(url)  # the tests have no terminal
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     monkeypatch.setattr("getpass.getpass", nobody)

@@ -1,4 +1,4 @@
-"""What the README says is there."""
+"""README and docs: what they name exists, and what can run runs."""
 
 import argparse
 import re
@@ -12,10 +12,20 @@ from tests.conftest import SLOW
 from tidb_magic import Outcome
 from tidb_magic.notebook.arguments import connect_parser, kill_parser, ps_parser
 from tidb_magic.notebook.magics import TidbMagics
+from tidb_magic.playground import Playground
 from tidb_magic.playground.__main__ import parser
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+PAGES = {str(page.relative_to(ROOT)): page.read_text() for page in sorted((ROOT / "docs").rglob("*.md"))}
+DOCS = "\n".join([README, *PAGES.values()])
+BLOCKS = [
+    pytest.param(language, block, id=f"{page} {number}")
+    for page, text in {"README.md": README, **PAGES}.items()
+    for number, (language, block) in enumerate(
+        re.findall(r"^```(python|text)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    )
+]
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 
 
@@ -39,8 +49,8 @@ def playground_options() -> set[str]:
 
 
 @pytest.mark.parametrize("option", sorted({*MAGIC_OPTIONS, *playground_options()}))
-def test_every_option_is_in_the_readme(option: str) -> None:
-    assert re.search(rf"{option}\b", README)
+def test_every_option_is_in_the_docs(option: str) -> None:
+    assert re.search(rf"{option}\b", DOCS)
 
 
 @pytest.mark.parametrize("name", MAGICS)
@@ -50,14 +60,14 @@ def test_every_option_is_in_the_help_of_its_magic(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TidbMagics.class_trait_names(config=True))
-def test_every_setting_is_in_the_readme_with_its_default(name: str) -> None:
+def test_every_setting_is_in_the_docs_with_its_default(name: str) -> None:
     default = TidbMagics.class_traits()[name].default_value
     shown = "" if default == "" else f"`{default}`" if isinstance(default, (bool, str)) else f"{default:g}"
-    assert re.search(rf"^\| `{name}` \| {re.escape(shown)} ?\| ", README, re.MULTILINE)
+    assert re.search(rf"^\| `{name}` \| {re.escape(shown)} ?\| ", DOCS, re.MULTILINE)
 
 
-@pytest.mark.parametrize("named", sorted(set(re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", README))))
-def test_every_test_that_the_readme_names_exists(named: tuple[str, str]) -> None:
+@pytest.mark.parametrize("named", sorted(set(re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", DOCS))))
+def test_every_test_that_the_docs_name_exists(named: tuple[str, str]) -> None:
     file, test = named
     assert f"\ndef {test}(" in (ROOT / file).read_text()
 
@@ -65,10 +75,33 @@ def test_every_test_that_the_readme_names_exists(named: tuple[str, str]) -> None
 @pytest.mark.parametrize("outcome", [outcome for outcome in Outcome if outcome is not Outcome.PLANNED])
 def test_every_outcome_is_explained(outcome: Outcome) -> None:
     assert f"| `{outcome}` |" in README
+    assert f"| `{outcome}` |" in PAGES["docs/reference/outcomes.md"]
+
+
+def test_the_readme_has_at_most_900_words() -> None:
+    assert len(README.split()) <= 900
+
+
+@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(((?!http)[^)#]+)", README))))
+def test_every_link_of_the_readme_leads_to_a_file(link: str) -> None:
+    assert (ROOT / link).exists()
+
+
+@pytest.mark.parametrize(("language", "block"), [one for one in BLOCKS if one.values[0] == "text"])
+def test_every_magic_line_of_the_docs_is_accepted_by_its_parser(language: str, block: str) -> None:
+    for line in block.splitlines():
+        typed = re.match(r"(?:In \[\d+\]: )?(?:\w+ = )?%tidb_(connect|ps|kill)\b(.*)", line)
+        if typed and not typed[2].startswith("?"):
+            MAGICS[typed[1]][1].parse(re.sub(r"\{.*?\}", "5", typed[2]))
+
+
+@pytest.mark.parametrize(("language", "block"), [one for one in BLOCKS if one.values[0] == "python"])
+def test_every_python_block_of_the_docs_runs(language: str, block: str, playground: Playground) -> None:
+    exec(block.replace("mysql://root@127.0.0.1:4000", playground.url(0)), {})
 
 
 def test_every_make_target_of_the_documents_exists() -> None:
-    documents = README + CONTRIBUTING
+    documents = DOCS + CONTRIBUTING
     for target in set(re.findall(r"(?m)(?:`|^)make ([a-z-]+)\b", documents)):
         assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE), target
 

@@ -1,4 +1,4 @@
-"""Where SQL stands, and whether ARCHITECTURE.md shows the packages and their imports. `make lint` checks the layers."""
+"""Where SQL stands, and whether the picture in docs/explanation/design.md shows the packages and their imports."""
 
 import ast
 import re
@@ -35,6 +35,13 @@ def test_only_queries_hold_sql() -> None:
     }
 
 
+def test_every_statement_that_is_used_stands_in_queries_and_each_is_used() -> None:
+    product = "\n".join(path.read_text() for path in MODULES if "playground" not in path.parts)
+    files = {path.stem for path in (PACKAGE / "queries").glob("*.sql")}
+    assert set(re.findall(r"""\b(?:query|statement)\(\s*["'](\w+)["']""", product)) <= files
+    assert {name for name in files if not re.search(rf"""["']{name}["']""", product)} == set()
+
+
 def name_of(path: Path) -> str:
     return str(path.relative_to(PACKAGE).with_suffix(""))
 
@@ -49,7 +56,7 @@ def strings(file: Path) -> list[str]:
 
 # -- the picture -------------------------------------------------------------------------------------------------
 
-PICTURE = (PACKAGE.parent / "ARCHITECTURE.md").read_text()
+PICTURE = (PACKAGE.parent / "docs" / "explanation" / "design.md").read_text()
 BOXES = dict(re.findall(r'^ +(\w+)\["<b>\1</b>: (.*)"\]$', PICTURE, re.MULTILINE))
 
 

@@ -155,14 +155,25 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     assert all(files[name] == (ROOT / name).read_bytes() for name in package)
     # What each part lives on; a kind that is not among them has no business in a wheel.
     kinds = {(str(Path(name).parent).removeprefix("tidb_magic"), Path(name).suffix) for name in package}
+    packages = (
+        "cluster",
+        "connection",
+        "display",
+        "kill",
+        "locks",
+        "notebook",
+        "playground",
+        "queries",
+        "sessions",
+        "widget",
+    )
     assert kinds == {
         ("", ".py"),
         ("", ".typed"),
-        ("/queries", ".py"),
+        *((f"/{package}", ".py") for package in packages),
         ("/queries", ".sql"),
         ("/widget/static", ".css"),
         ("/widget/static", ".js"),
-        ("/playground", ".py"),
         ("/playground/go/pd", ".mod"),
         ("/playground/go/pd", ".sum"),
         ("/playground/go/tidb", ".mod"),
@@ -175,7 +186,11 @@ def test_the_sdist_holds_what_is_needed_to_work_on_it(built: Path) -> None:
     (sdist,) = built.glob("*.tar.gz")
     with tarfile.open(sdist) as opened:
         files = {name.partition("/")[2] for name in opened.getnames()}
-    assert files == (tracked() | {"PKG-INFO"}) - {".ci/run"}
+    assert files == (tracked() | {"PKG-INFO"}) - {
+        ".ci/run",
+        ".github/ISSUE_TEMPLATE/bug.yml",
+        ".pre-commit-config.yaml",
+    }
 
 
 def test_the_metadata_say_what_it_needs_and_where_it_runs(wheel: Path) -> None:

@@ -63,13 +63,13 @@ def attempt(line, number=[0]):
     forest = cluster.locks()
     report = cluster.plan([12345678], reason="a test")
     with open(f"state-{number[0]}.txt", "w") as out:
-        for one in (cluster, cluster._link, cluster._link._main, cluster._link._main._driver, cluster._link.settings):
+        for one in (cluster, cluster._pool, cluster._pool._main, cluster._pool._main._driver, cluster._pool.settings):
             out.write(repr(one) + repr(getattr(one, "__dict__", "")) + chr(10))
         out.write(repr(listed.__dict__) + repr(report.__dict__) + repr(forest.__dict__) + repr(cluster.state))
     for name, one in (("list", listed), ("frame", forest.frame), ("report", report), ("history", cluster.history())):
         with open(f"{name}-{number[0]}.pickle", "wb") as out:
             pickle.dump(one, out)
-    for one in (cluster, cluster._link, cluster._link.settings, cluster._link._main):
+    for one in (cluster, cluster._pool, cluster._pool.settings, cluster._pool._main):
         try:
             with open(f"never-{number[0]}.pickle", "wb") as out:
                 pickle.dump(one, out)

@@ -205,7 +205,7 @@ class Cluster:
         """
         timeout, deadline = seconds(timeout, "timeout"), seconds(deadline, "deadline")
         if not isinstance(max_victims, int) or isinstance(max_victims, bool) or max_victims < 1:
-            raise OptionError(f"max_victims is a whole number from 1 on, not {max_victims!r}.")
+            raise OptionError(f"max_victims must be a whole number of 1 or more, not {max_victims!r}.")
         how = KillOptions(timeout, deadline, max_victims, force)
         return self._kill(victims, how, query=query, reason=reason, filters=filters)
 
@@ -236,7 +236,7 @@ class Cluster:
             instead = " cluster.plan(...) sends nothing." if "dry_run" in unknown else ""
             raise TypeError(f"There is no option {', '.join(sorted(unknown))}.{instead}")
         if (victims is None) == (not filters):
-            raise OptionError("Give whom to kill: ids, or a frame, or filters, and only one of them.")
+            raise OptionError("Pass connection IDs, a frame or filters: exactly one of these.")
         with _interruptible():
             if isinstance(victims, LockForest) or (isinstance(victims, pd.DataFrame) and "FREES" in victims.columns):
                 return self._kill_blockers(victims, how, query=query, reason=reason)
@@ -258,7 +258,7 @@ class Cluster:
         """Kill those for whom others still wait, and see these go on."""
         rows = victims.roots if isinstance(victims, LockForest) else victims
         if not len(rows):
-            return kill(self._pool, [], how, self._audit(reason), remarks=["There is no root blocker to end."])
+            return kill(self._pool, [], how, self._audit(reason), remarks=["There is no root blocker to kill."])
         blocking = rows[rows["BEHIND"] > 0] if "BEHIND" in rows.columns else rows
         blockers = set(zip(blocking["INSTANCE"], blocking["ID"], strict=True))
         now = locks(self._pool, deadline=how.deadline)
@@ -429,7 +429,7 @@ def connect(  # noqa: PLR0913 (where, and how)
         found = replace(found, password=Secret(password))
     elif typed and found.password is not None:
         warnings.warn_explicit(
-            "The password in the URL stays in this notebook and in the history. Leave it out: you will be asked.",
+            "The password in the URL stays in this notebook and in the history. Omit it: you will be prompted.",
             PasswordInUrlWarning,
             "tidb_magic.connect",  # in the place of a file, of which the line would be shown, with the password
             1,
@@ -453,8 +453,8 @@ def _pool(settings: Settings, direct: Direct) -> Pool:
         secret = None
     if secret is None:
         raise AuthenticationError(
-            f"{settings.named} wants a password and nobody is here to be asked."
-            " Pass it as connect(url, password=...), from a variable of the environment for example."
+            f"{settings.named} requires a password, and it cannot be prompted for here."
+            " Pass it as connect(url, password=...), for example from an environment variable."
         ) from refused
     return Pool(replace(settings, password=secret), direct)
 

@@ -29,7 +29,7 @@ class ConnectionId(int):
     >>> ConnectionId(3149922310).server_id  # 32 bits, TiDB 8.5.6, measured
     1502
     >>> ConnectionId(1).defect
-    'no 64-bit id is that small: it looks like the low half of one'
+    'no 64-bit id is so small: it may be the low half of one'
     """
 
     __slots__ = ()
@@ -72,11 +72,11 @@ class ConnectionId(int):
         if self >= 2**63:
             return "ids end below 2^63"
         if self % 2 and self < 2**32:
-            return "no 64-bit id is that small: it looks like the low half of one"
+            return "no 64-bit id is so small: it may be the low half of one"
         if self.bits is None:
             return "a 64-bit id is odd and a 32-bit id is below 2^32: this is neither"
         if self.server_id == 0:
-            return "it names server id 0, which no instance has"
+            return "its server id is 0, which no instance has"
         return None
 
     @property

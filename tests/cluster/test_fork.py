@@ -23,7 +23,7 @@ from tests.clients import Client
 
 cluster = tidb_magic.connect(sys.argv[1])
 cluster.processlist()
-connection = cluster._link.connection()
+connection = cluster._pool.connection()
 number = int(connection.id)
 asked = []
 def ask():
@@ -36,7 +36,7 @@ out, into = os.pipe()
 child = os.fork()
 if not child:
     listed = cluster.processlist(idle=True)
-    own = int(cluster._link.connection().id)
+    own = int(cluster._pool.connection().id)
     (outcome,) = cluster.kill([int(sys.argv[2])])["OUTCOME"]
     os.write(into, f"{own} {listed.complete} {number in set(listed['ID'])} {outcome}".encode())
     cluster.close()
@@ -44,7 +44,7 @@ if not child:
 _, status = os.waitpid(child, 0)
 thread.join()
 told = os.read(out, 1000).decode().split()
-print(status, told[1:], told[0] != str(number), asked == [((0, number),)], int(cluster._link.connection().id) == number)
+print(status, told[1:], told[0] != str(number), asked == [((0, number),)], int(cluster._pool.connection().id) == number)
 print(cluster.processlist().complete)
 """
 

@@ -149,7 +149,7 @@ def test_a_server_that_freezes_in_the_tls_handshake_is_given_up(monkeypatch: pyt
         thread.start()
         try:
             began = time.monotonic()
-            with pytest.raises(ConnectError, match="greeted us and then did not answer"):
+            with pytest.raises(ConnectError, match="sent a greeting and then no answer"):
                 tidb_magic.connect(f"mysql://root@127.0.0.1:{server.getsockname()[1]}")
             assert 0.5 <= time.monotonic() - began < CONNECT_TIMEOUT
         finally:
@@ -158,7 +158,7 @@ def test_a_server_that_freezes_in_the_tls_handshake_is_given_up(monkeypatch: pyt
 
 
 def test_no_such_database_is_said(playground: Playground) -> None:
-    with pytest.raises(ConnectError, match="no such database"):
+    with pytest.raises(ConnectError, match="The database does not exist"):
         tidb_magic.connect(playground.url(0) + "/nowhere")
 
 

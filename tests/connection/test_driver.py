@@ -144,7 +144,7 @@ def test_a_server_that_nobody_named_never_gets_the_password(first: str, then: by
     assert b"mysql_native_password\0" in heard[0]  # what we answer first, whatever the server prefers
     assert PLANTED not in str(failed.value)
     if then[:1] == b"\xfe":
-        assert "would hand the password to an unverified server" in str(failed.value)
+        assert "would send the password to an unverified server" in str(failed.value)
 
 
 def test_a_server_that_nobody_named_may_challenge_us(playground: Playground, users: dict[str, str]) -> None:

@@ -253,7 +253,7 @@ def test_bytes_of_the_environment_that_are_no_text_are_one_line(
     monkeypatch.setenv("TIDB_PASSWORD", f"{PLANTED}\udcff")
     refused = find()
     assert isinstance(refused, SettingsError)
-    assert "half of a character is in it" in str(refused)
+    assert "it contains half of a character" in str(refused)
     assert PLANTED not in with_locals(refused)
 
 
@@ -292,7 +292,7 @@ def test_the_playground_is_a_word_in_python_too(monkeypatch: pytest.MonkeyPatch,
 
 def test_without_anything_it_says_what_to_type() -> None:
     assert isinstance(find(), NotConnectedError)
-    assert "First: %tidb_connect mysql://user@host:4000" in refused()
+    assert "Type: %tidb_connect mysql://user@host:4000" in refused()
 
 
 # -- which goes first --------------------------------------------------------------------------------------------
@@ -330,7 +330,7 @@ def test_a_locked_keyring_is_as_none(
         raise KeyringLocked
 
     monkeypatch.setattr(Keyring, "get_password", locked)
-    with pytest.raises(AuthenticationError, match="nobody is here to be asked"):
+    with pytest.raises(AuthenticationError, match="it cannot be prompted for here"):
         tidb_magic.connect(f"mysql://joe@127.0.0.1:{playground.port(0)}")
     assert asked == ["asked"]
 
@@ -382,8 +382,8 @@ def test_things_that_are_no_connection_are_named(tmp_path: Path) -> None:
     assert refused(5) == (
         "Nothing to connect to: builtins.int is neither a URL nor an engine of SQLAlchemy nor a connection of PyMySQL."
     )
-    assert "'prod' is no URL" in refused("prod")
-    assert "'...@db:4000' is no URL" in refused(f"joe:{PLANTED}@db:4000")
+    assert "'prod' is not a URL" in refused("prod")
+    assert "'...@db:4000' is not a URL" in refused(f"joe:{PLANTED}@db:4000")
     lite = sqlalchemy.create_engine("sqlite://")
     assert refused(lite) == "The engine is for sqlite, not for MySQL or TiDB."
     assert "is for sqlite, not for MySQL" in refused(lite.url)
@@ -470,7 +470,7 @@ def test_an_option_file_or_a_group_that_is_not_there_is_named(home: Path) -> Non
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (None, "There is no file of connections"),
+        (None, "There is no connections file"),
         ("[other]\nhost=db\n", "has no section [prod]; it has: other."),
         (f"[prod]\ndrivername=mysql\npassword={PLANTED}%oops", "cannot be read (Interpolation"),
         (f"[prod]\ndrivername=postgresql\npassword={PLANTED}", "is for postgresql, not for MySQL or TiDB."),
@@ -518,7 +518,7 @@ def test_without_a_current_connection_of_jupysql_it_says_so(monkeypatch: pytest.
             "(TIDB_MAGIC_URL of the environment): the URL does not begin",
         ),
         ("TIDB_MAGIC_URL", f"mysql://joe:{PLANTED}@db:port", "the port is not a number"),
-        ("DATABASE_URL", f"mysql://joe:{PLANTED}@[db", "(DATABASE_URL of the environment): it is no URL"),
+        ("DATABASE_URL", f"mysql://joe:{PLANTED}@[db", "(DATABASE_URL of the environment): it is not a URL"),
         ("DATABASE_URL", f"mysql://joe:{PLANTED}@db?charset=utf8&x=1", "the option x is not known"),
         ("TIDB_HOST", "db", "TIDB_HOST of the environment: the port is a number from 0 to 65535, not 'x'."),
     ],

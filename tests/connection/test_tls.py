@@ -86,7 +86,7 @@ def test_tidb_cloud_gets_verified_tls_without_being_asked(host: str) -> None:
     assert verifies(context({}, host))
     assert verifies(parse_url(f"mysql://root@{host}").tls)
     assert context({}, "nottidbcloud.com") is None
-    with pytest.raises(SettingsError, match="TiDB Cloud takes nothing else"):
+    with pytest.raises(SettingsError, match="TiDB Cloud requires it"):
         context({"ssl_mode": "DISABLED"}, host)
 
 
@@ -99,10 +99,10 @@ def test_tidb_cloud_gets_verified_tls_without_being_asked(host: str) -> None:
             {"ssl_cert": "text", "ssl_key": "key"},
             r"^Cannot use .*\(ssl_cert\) and .*\(ssl_key\): no certificate or key",
         ),
-        ({"ssl_key": "key"}, "ssl_key takes ssl_cert"),
+        ({"ssl_key": "key"}, "ssl_key requires ssl_cert"),
         ({"ssl_mode": "SOMETIMES"}, "ssl_mode is one of DISABLED, PREFERRED, REQUIRED, VERIFY_CA, VERIFY_IDENTITY"),
         ({"ssl": "perhaps"}, "ssl is true or false, not 'perhaps'"),
-        ({"ssl": "false", "ssl_ca": "ca"}, "TLS is switched off, and also asked for"),
+        ({"ssl": "false", "ssl_ca": "ca"}, "TLS is disabled, but also asked for"),
     ],
 )
 def test_what_cannot_be_is_one_line(files: dict[str, str], options: dict[str, str], says: str) -> None:
@@ -139,7 +139,7 @@ def test_without_a_ca_tls_is_used_and_called_unverified(with_tls: Playground, pl
         with tidb_magic.connect(url) as cluster:
             assert "TLS" not in repr(cluster)
             assert cluster.state["TLS"] == "no TLS"
-    with pytest.raises(SettingsError, match="TLS is switched off there, and --ssl-ca asks for it"):
+    with pytest.raises(SettingsError, match="TLS is disabled there, and --ssl-ca requires it"):
         tidb_magic.connect(off, ssl_ca=str(with_tls.folder / "ca.pem"))
 
 
@@ -178,7 +178,7 @@ def test_a_wrong_name_is_refused_unless_that_is_switched_off(
 
 
 def test_a_server_without_tls_is_refused_where_it_is_asked_for(playground: Playground) -> None:
-    with pytest.raises(TlsError, match="does not offer TLS, which was asked for"):
+    with pytest.raises(TlsError, match="does not offer TLS, which is required"):
         tidb_magic.connect(f"{playground.url(0)}?ssl_mode=REQUIRED")
 
 
@@ -189,7 +189,7 @@ def test_a_server_without_tls_is_refused_where_it_is_asked_for(playground: Playg
 def test_without_tls_nothing_is_handed_over_as_clearbase64url(plugin: bytes) -> None:
     heard: list[bytes] = []
     port = stranger(plugin.decode(), SWITCH.replace(b"%s", plugin), heard)
-    with pytest.raises(AuthenticationError, match="hands the password over as clear text: ask for TLS"):
+    with pytest.raises(AuthenticationError, match="sends the password as clear text: require TLS"):
         Connection(Settings("127.0.0.1", port, "joe", Secret(PLANTED)), within=5)
     assert PLANTED.encode() not in b"".join(heard)
 
@@ -207,7 +207,7 @@ def test_a_token_goes_over_verified_tls_only(with_tls: Playground, token_key: rs
     url = with_tls.url(0).replace("root", "ann")
     with tidb_magic.connect(url, password=token) as cluster:
         assert list(cluster.processlist(idle=True)["USER"]) == ["ann"]
-    with pytest.raises(AuthenticationError, match="clear text: ask for TLS"):
+    with pytest.raises(AuthenticationError, match="clear text: require TLS"):
         tidb_magic.connect(url.partition("?")[0], password=token)
     with pytest.raises(AuthenticationError, match="refused the user or the password"):
         tidb_magic.connect(url, password=token[:-20])
@@ -220,11 +220,11 @@ def test_a_token_goes_over_verified_tls_only(with_tls: Playground, token_key: rs
     ("error", "kind", "says"),
     [
         ((1045, "Access denied for user 'joe'@'::1'"), AuthenticationError, "refused the user or the password (Access"),
-        ((1044, "Access denied for user"), AuthenticationError, "does not let this user into the database (Access"),
-        ((1049, "Unknown database 'x'"), ConnectError, "There is no such database at joe@db:4000 (Unknown database"),
-        ((1040, "Too many connections"), ConnectError, "takes no more connections (Too many"),
-        ((2026, "SSL is required"), TlsError, "does not offer TLS, which was asked for"),
-        ((3159, "Connections using insecure transport are prohibited"), TlsError, "takes TLS only (Connections using"),
+        ((1044, "Access denied for user"), AuthenticationError, "denies this user access to the database (Access"),
+        ((1049, "Unknown database 'x'"), ConnectError, "The database does not exist at joe@db:4000 (Unknown database"),
+        ((1040, "Too many connections"), ConnectError, "accepts no more connections (Too many"),
+        ((2026, "SSL is required"), TlsError, "does not offer TLS, which is required"),
+        ((3159, "Connections using insecure transport are prohibited"), TlsError, "requires TLS (Connections using"),
         ((2059, "Authentication plugin 'x' not configured"), AuthenticationError, "Not logged in to joe@db:4000"),
         ((2003, "Can't connect (refused)"), ConnectError, "Cannot reach joe@db:4000 (Can't connect (refused))."),
     ],
@@ -240,7 +240,7 @@ def test_every_error_of_a_login_is_a_line_of_its_own(
 
 def test_what_does_not_speak_mysqls_protocol_is_called_so() -> None:
     error = pymysql.InternalError("Packet sequence number wrong - got 80 expected 0")
-    said = "What answers at root@db:4000 does not speak MySQL's protocol. Is the port right?"
+    said = "The server at root@db:4000 does not speak MySQL's protocol. Is the port right?"
     assert str(connect_error(Settings("db"), error)) == said
 
 

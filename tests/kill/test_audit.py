@@ -553,7 +553,7 @@ def test_an_interrupted_kill_is_in_the_history_and_in_the_file_as_unconfirmed(
         monkeypatch.undo()
         last = cluster.history().iloc[-1]
         assert (last["ID"], last["ASKED"], last["WHY"]) == (client.id, "kill", "too late")
-        assert (last["OUTCOME"], last["REASON"]) == ("unconfirmed", "interrupted before it was seen")
+        assert (last["OUTCOME"], last["REASON"]) == ("unconfirmed", "interrupted before its effect was observed")
         told = [(line["event"], line.get("outcome")) for line in lines(file)]
         assert told == [("sending", None), ("outcome", "unconfirmed")]
         eventually(no_thread_of_ours_is_left)

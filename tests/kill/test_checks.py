@@ -161,7 +161,7 @@ def test_a_session_that_is_as_it_was_seen_may_be_ended(listed: dict[str, Session
 def test_only_a_statement_that_runs_may_be_ended_alone(listed: dict[str, Session]) -> None:
     assert (
         judged(listed["busy"], query=True).reason
-        == "ends its statement, the session stays; by a connection to its instance"
+        == "ends its statement; the session stays; by a connection to its instance"
     )
     for name in ("idle", "holds"):
         target = judged(listed[name], query=True)
@@ -175,7 +175,7 @@ def test_ending_a_statement_is_said_to_leave_the_locks_of_the_transaction_around
 ) -> None:
     within = replace(listed["busy"], state="in transaction; autocommit", transaction=replace(transaction, keys=3))
     said = "its transaction of 3 keys stays open: KILL QUERY cannot free its locks"
-    assert judged(within, query=True).reason.startswith(f"ends its statement, the session stays; {said}; ")
+    assert judged(within, query=True).reason.startswith(f"ends its statement; the session stays; {said}; ")
     assert said not in judged(within).reason
     assert said not in judged(replace(within, state="autocommit"), query=True).reason
 
@@ -238,8 +238,8 @@ def test_what_a_session_does_must_be_what_it_did(listed: dict[str, Session]) -> 
     assert changed(whole(holds), replace(holds, txn_start="")) == "the transaction that was seen has ended"
     assert changed(whole(holds), replace(holds, txn_start=later)) == "the transaction that was seen has ended"
     assert changed(whole(holds), replace(holds, **works)) is None  # at work in the same transaction
-    assert changed(whole(idle), replace(idle, **works)) == "it was idle and is at work"
-    assert changed(whole(idle), replace(idle, txn_start=later)) == "it was idle and is at work"
+    assert changed(whole(idle), replace(idle, **works)) == "it was idle and is active now"
+    assert changed(whole(idle), replace(idle, txn_start=later)) == "it was idle and is active now"
 
 
 SIGNS = st.sampled_from(["a", "b"])
@@ -396,9 +396,7 @@ def test_a_statement_whose_age_proves_nothing_yet_needs_another_look_and_is_give
     assert (doubtful.outcome, doubtful.proven, doubtful.session) == (None, False, busy)
     given_up = unverified(doubtful)
     assert given_up.outcome is Outcome.CHANGED
-    assert given_up.reason == (
-        "whether it is the statement that was seen or a later one of the same text cannot be told: list again"
-    )
+    assert given_up.reason == ("it may be a later statement with the same text: list again")
 
 
 @pytest.mark.parametrize("force", [True, False])
@@ -435,13 +433,16 @@ def test_replaced_is_what_runs_another_text_or_nothing_or_is_younger_than_it_wou
 
 REFUSALS: dict[str, tuple[Outcome | None, str]] = {
     "own": (Outcome.REFUSED, "it is a connection of tidb_magic itself"),
-    "blind": (Outcome.REFUSED, "this connection did not find itself in the list"),
+    "blind": (Outcome.REFUSED, "this connection is missing from its own list"),
     "host": (Outcome.CHANGED, "its HOST was '10.0.0.5:1' and is '10.0.0.5:49216'"),
-    "filter": (Outcome.CHANGED, "it does not match any more"),
+    "filter": (Outcome.CHANGED, "it does not match the filters any more"),
     "younger": (Outcome.CHANGED, "it began after the list was requested, with the same text: list again"),
     "doubtful": (None, ""),
     "rights": (Outcome.REFUSED, "it is app's session, and root has neither CONNECTION_ADMIN nor SUPER"),
-    "protected": (Outcome.REFUSED, "security-enhanced mode may protect app: it takes RESTRICTED_CONNECTION_ADMIN"),
+    "protected": (
+        Outcome.REFUSED,
+        "security-enhanced mode may protect app: killing its sessions requires RESTRICTED_CONNECTION_ADMIN",
+    ),
     "version": (Outcome.REFUSED, "KILL QUERY within a transaction can crash TiDB before 8.5.5 (it is 8.5.4)"),
     "better": (Outcome.REFUSED, "it runs DDL, whose job a KILL does not end"),
 }
@@ -661,7 +662,7 @@ def test_what_is_better_than_a_kill_is_named_and_force_sends_it_all_the_same(nam
     refused, forced = judged(one), judged(one, context=replace(SCENE, force=True))
     assert (refused.outcome, refused.reason) == (
         Outcome.REFUSED,
-        f"{instead}; --force sends it all the same",
+        f"{instead}; --force sends the KILL anyway",
     )
     assert forced.outcome is Outcome.PLANNED
     assert forced.reason.endswith(f"although {instead}")

@@ -170,7 +170,7 @@ def test_another_statement_another_transaction_and_work_after_idling_are_changed
             other.id: "it runs another statement",
             ended.id: "the statement that was seen has ended",
             transaction.id: "the transaction that was seen has ended",
-            idle.id: "it was idle and is at work",
+            idle.id: "it was idle and is active now",
         }
         assert transaction.alive()
         assert ended.alive()
@@ -295,7 +295,7 @@ def test_ids_from_2_to_the_63_on_belong_to_nobody_in_a_frame_too(cluster: Cluste
 
 def test_the_history_is_no_list_of_whom_to_kill(cluster: Cluster) -> None:
     cluster.plan([12345678])
-    with pytest.raises(OptionError, match="The history says what was, in any cluster: list again"):
+    with pytest.raises(OptionError, match="The history is of the past and of any cluster: list again"):
         cluster.kill(cluster.history())
 
 
@@ -304,7 +304,7 @@ def test_rows_without_an_id_or_with_two_versions_of_one_session_are_refused(
 ) -> None:
     with Client(playground, 1) as client:
         listed = row_of(cluster, client)
-        with pytest.raises(OptionError, match="no column ID"):
+        with pytest.raises(OptionError, match="exactly one column ID"):
             cluster.kill(listed.drop(columns="ID"))
         with pytest.raises(OptionError, match=f"has {client.id} twice"):
             cluster.kill(pd.concat([listed, listed.assign(USER="somebody")]))
@@ -381,7 +381,7 @@ def test_sessions_that_moved_on_since_the_list_are_not_sent_a_kill_by_filter(
             **{client.id: "changed" for client in moving},
             **{client.id: "killed" for client in staying},
         }
-        assert report["REASON"][moving[0].id] == "it does not match any more"
+        assert report["REASON"][moving[0].id] == "it does not match the filters any more"
         assert not [sql for sql in kills(every_statement) for client in moving if str(client.id) in sql]
         assert all(client.alive() for client in moving[1:])
         monkeypatch.undo()
@@ -404,7 +404,7 @@ def test_sessions_that_moved_on_since_the_list_are_not_sent_a_kill_by_filter(
 def test_a_filter_that_narrows_nothing_kills_nobody(
     cluster: Cluster, every_statement: list[str], filters: dict[str, Any]
 ) -> None:
-    with pytest.raises(OptionError, match="needs one that narrows"):
+    with pytest.raises(OptionError, match="These filters match every session"):
         cluster.kill(**filters)
     assert kills(every_statement) == []
 
@@ -441,7 +441,7 @@ def test_rows_of_an_instance_that_this_cluster_has_not_are_refused_not_called_go
     report = cluster.kill(frame)
     assert list(report["OUTCOME"]) == ["refused"] * 2
     assert set(report["REASON"]) == {
-        "no instance 10.9.9.9:10080 is registered in this cluster: it has ended, or the row is of another cluster"
+        "no instance 10.9.9.9:10080 is registered in this cluster: it has stopped, or the row is from another cluster"
     }
     assert kills(every_statement) == []
 
@@ -487,7 +487,7 @@ def test_the_report_names_the_cluster(cluster: Cluster) -> None:
 
 @pytest.mark.parametrize("victims", [{}, {"victims": [5], "user": "app"}, {"victims": [], "user": "app"}])
 def test_a_kill_has_one_source(cluster: Cluster, victims: dict[str, Any]) -> None:
-    with pytest.raises(OptionError, match="only one of them"):
+    with pytest.raises(OptionError, match="exactly one of these"):
         cluster.kill(**victims)
 
 
@@ -502,7 +502,7 @@ def test_more_than_max_victims_are_planned_and_none_is_sent(playground: Playgrou
             assert list(report["OUTCOME"]) == ["planned"] * 3
             assert "3 are more than max_victims (2). --max-victims 3 allows them." in repr(report)
         assert all(client.alive() for client in clients)
-        with pytest.raises(OptionError, match="max_victims is a whole number"):
+        with pytest.raises(OptionError, match="max_victims must be a whole number"):
             cluster.kill(ids, max_victims=0)
         assert list(cluster.kill(ids, max_victims=3)["OUTCOME"]) == ["killed"] * 3
 

@@ -162,7 +162,7 @@ def test_an_owner_that_is_not_reachable_is_refused_and_nothing_is_sent(
         row = only(cluster.kill(row_of_namesake(cluster, namesakes[1])))
         assert row["OUTCOME"] == "refused"
         assert "global kill is off" in row["REASON"]
-        assert "direct connections are switched off" in row["REASON"]
+        assert "direct connections are disabled" in row["REASON"]
     assert kills(every_statement) == []
     assert running_on(no_global_kill, namesakes[1], 1)
 

@@ -157,7 +157,7 @@ def test_a_mistake_of_our_own_loses_no_outcome(
     with Client(playground, 1) as one, Client(playground, 2) as two:
         report = cluster.kill([one.id, two.id]).set_index("ID")
         assert dict(report["OUTCOME"]) == {one.id: "killed", two.id: "failed"}
-        assert "a mistake of tidb_magic itself: TypeError: broken" in report["REASON"][two.id]
+        assert "an internal error of tidb_magic: TypeError: broken" in report["REASON"][two.id]
         assert two.alive()
         assert list(cluster.history()["OUTCOME"][-2:]) == ["killed", "failed"]
 

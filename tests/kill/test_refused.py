@@ -165,7 +165,7 @@ def test_ddl_that_waits_for_a_metadata_lock_is_refused_and_its_job_is_named(
     row = only(cluster.kill([waiting_ddl.id], query=query))
     assert row["OUTCOME"] == "refused"
     assert "it runs DDL, whose job a KILL does not end: ADMIN CANCEL DDL JOBS " in row["REASON"]
-    assert row["REASON"].endswith("; --force sends it all the same")
+    assert row["REASON"].endswith("; --force sends the KILL anyway")
     assert kills(every_statement) == []
 
 

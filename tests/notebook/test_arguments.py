@@ -104,7 +104,7 @@ def test_ids_and_filters_and_rows_exclude_each_other(
     connected: InteractiveShell, idle: Client, every_statement: list[str], line: str
 ) -> None:
     connected.user_ns["rows"] = pd.DataFrame({"ID": [idle.id]})
-    assert "only one of them" in refused(lambda: kill(connected, line.replace("@", str(idle.id))))
+    assert "exactly one of these" in refused(lambda: kill(connected, line.replace("@", str(idle.id))))
     assert kills(every_statement) == []
 
 
@@ -131,8 +131,8 @@ def test_ids_and_filters_and_rows_exclude_each_other(
         ("--min-time nan --yes", "--min-time is a number of seconds from 0 on"),
         ("--min-time inf --yes", "--min-time is a number of seconds from 0 on"),
         ("--max-victims 1.5 @", "argument --max-victims: invalid int value"),
-        ("--max-victims 0 @", "--max-victims is a whole number from 1 on"),
-        ("--max-victims -1 @", "--max-victims is a whole number from 1 on"),
+        ("--max-victims 0 @", "--max-victims must be a whole number of 1 or more"),
+        ("--max-victims -1 @", "--max-victims must be a whole number of 1 or more"),
         ("--timeout '' @", "argument --timeout: '' is no number of seconds"),
         ("--timeout 1e9 @", "argument --timeout"),
         ("--match ( --yes", "--match: TiDB does not accept the pattern '('"),
@@ -253,7 +253,7 @@ def test_an_option_with_a_slip_names_itself(parser: Parser) -> None:
 def test_a_filter_that_narrows_nothing_is_a_mistake(
     connected: InteractiveShell, idle: Client, every_statement: list[str], line: str, yes: str
 ) -> None:
-    assert "needs one that narrows" in refused(lambda: kill(connected, line + yes))
+    assert "These filters match every session" in refused(lambda: kill(connected, line + yes))
     assert kills(every_statement) == []
 
 
@@ -339,7 +339,7 @@ def test_a_frame_in_braces_is_its_rows_and_stands_alone(
     connected.user_ns["df"] = connected.user_ns["df"].assign(USER="root")
     assert plans(kill(connected, f"--dry-run {typed}")) == [client.id for client in three[1:]]
     for line in (f"{three[0].id} {typed}", f"{typed} {{x}}", f"{typed} {typed}", f"{{ids}} {typed}"):
-        assert "a frame in braces stands alone" in refused(lambda: kill(connected, line))  # noqa: B023
+        assert "a frame in braces must be the only argument" in refused(lambda: kill(connected, line))  # noqa: B023
     assert kills(every_statement) == []
 
 
@@ -471,7 +471,7 @@ def test_variables_are_not_put_into_the_values_of_options(
 
 
 def the_line(report: KillReport) -> str:
-    (line,) = (match[1] for one in report.remarks if (match := re.search(r"To carry it out: (%tidb_kill .*)$", one)))
+    (line,) = (match[1] for one in report.remarks if (match := re.search(r"To send it: (%tidb_kill .*)$", one)))
     return str(line)
 
 
@@ -506,7 +506,7 @@ def test_filters_and_rows_only_plan_and_the_remark_has_the_line_that_carries_it_
         done.raise_error()
         assert list(done.result["OUTCOME"]) == ["interrupted" if "QUERY" in line else "killed"]
         assert len(kills(every_statement)) == 1
-        assert not any("To carry it out" in one for one in done.result.remarks)
+        assert not any("To send it" in one for one in done.result.remarks)
 
 
 def test_a_dry_run_and_a_plan_that_may_send_nothing_offer_no_line(
@@ -632,17 +632,17 @@ def test_variables_are_not_put_into_the_options_of_a_cell(connected: Interactive
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("5", "the cell says whom to kill: above it an id has no meaning"),
-        ("QUERY", "the cell says whom to kill"),
-        ("{idle}", "the cell says whom to kill"),
-        ("--from rows", "the cell says whom to kill: above it --from has no meaning"),
-        *((f"--{option} root", f"the cell says whom to kill: above it --{option} has no meaning") for option in TEXTS),
-        ("--min-time 0", "the cell says whom to kill: above it --min-time has no meaning"),
-        ("--idle", "the cell says whom to kill: above it --idle has no meaning"),
-        ("--yes", "the cell says whom to kill: above it --yes has no meaning"),
+        ("5", "the cell contains the targets: an id is not allowed here"),
+        ("QUERY", "the cell contains the targets"),
+        ("{idle}", "the cell contains the targets"),
+        ("--from rows", "the cell contains the targets: --from is not allowed here"),
+        *((f"--{option} root", f"the cell contains the targets: --{option} is not allowed here") for option in TEXTS),
+        ("--min-time 0", "the cell contains the targets: --min-time is not allowed here"),
+        ("--idle", "the cell contains the targets: --idle is not allowed here"),
+        ("--yes", "the cell contains the targets: --yes is not allowed here"),
         ("--dry", "unrecognized arguments: --dry"),
         ("--timeout 0", "number of seconds above 0"),
-        ("--max-victims 0", "--max-victims is a whole number from 1 on"),
+        ("--max-victims 0", "--max-victims must be a whole number of 1 or more"),
         ("--timeout 5 --timeout 5", "--timeout is given twice"),
     ],
 )

@@ -107,7 +107,7 @@ def test_a_bad_value_in_the_profile_is_one_line_at_loading(shell: InteractiveShe
     shell.run_line_magic("unload_ext", "tidb_magic")
     before = list(shell.configurables)
     with pytest.raises(
-        SettingsError, match=r"^The profile has a setting that cannot be; the magics are not loaded\."
+        SettingsError, match=r"^The profile contains an invalid setting; the magics are not loaded\."
     ) as no:
         shell.run_line_magic("load_ext", "tidb_magic")
     assert shell.configurables == before

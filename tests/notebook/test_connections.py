@@ -71,7 +71,7 @@ def test_the_list_shows_what_is_connected_and_what_matters_for_a_kill(
 
 
 def test_an_empty_list_says_what_to_type(shell: InteractiveShell) -> None:
-    assert "0 connections. First: %tidb_connect mysql://user@host:4000" in repr(connect(shell, "--list"))
+    assert "0 connections. Type: %tidb_connect mysql://user@host:4000" in repr(connect(shell, "--list"))
 
 
 def test_one_without_an_alias_replaces_the_last_such_one_only(shell: InteractiveShell, playground: Playground) -> None:
@@ -111,7 +111,7 @@ def test_after_close_no_other_cluster_takes_its_place_unnoticed(
     connect(shell, "one --close")
     assert one.closed
     for line in ("--close", ""):
-        with pytest.raises(NotConnectedError, match="First: %tidb_connect"):
+        with pytest.raises(NotConnectedError, match="Type: %tidb_connect"):
             connect(shell, line)
 
 
@@ -120,7 +120,7 @@ def test_a_cluster_that_a_program_closed_is_not_connected_any_more(
 ) -> None:
     connect(shell, playground.url(0)).close()
     assert len(connect(shell, "--list")) == 0
-    with pytest.raises(NotConnectedError, match="First: %tidb_connect"):
+    with pytest.raises(NotConnectedError, match="Type: %tidb_connect"):
         shell.run_line_magic("tidb_ps", "")
     assert not connect(shell, playground.url(0)).closed
 
@@ -137,12 +137,12 @@ def test_a_cluster_that_a_program_closed_is_not_connected_any_more(
         ("--section ''", UsageError, "argument --section: it is empty"),
         ("mysql://db --section prod", SettingsError, "Name one thing to connect to"),
         ("mysql://db --ssl-ca /nowhere/ca.pem", SettingsError, "there is no file /nowhere/ca.pem"),
-        ("main --ssl-ca /nowhere/ca.pem", UsageError, "main is connected already: --close it first"),
+        ("main --ssl-ca /nowhere/ca.pem", UsageError, "main is already connected: --close it first"),
         ("main --alias other", UsageError, "other is another connection, to root@.*: --close it first"),
         ("--alias other", UsageError, "other is another connection, to root@.*: --close it first"),
         ("nothing", SettingsError, "The variable nothing holds None, nothing to connect to"),
         ("db.example.com:4000", SettingsError, "Did you mean mysql://db.example.com:4000\\?"),
-        ("--ssl-ca /nowhere/ca.pem", NotConnectedError, "Nothing says where to connect"),
+        ("--ssl-ca /nowhere/ca.pem", NotConnectedError, "No cluster is configured"),
         (f"joe:{PLANTED}@db:4000", SettingsError, r"^'\.\.\.@db:4000' is no URL"),
         ("prod", SettingsError, "'prod' is no URL .*, no variable, and no alias \\(there are: other, main\\)"),
         ("prod --close", SettingsError, "No connection is called 'prod': %tidb_connect --list shows them"),

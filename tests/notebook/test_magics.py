@@ -108,7 +108,7 @@ def test_a_mistake_beside_a_password_does_not_repeat_it(shell: InteractiveShell)
 
 @pytest.mark.parametrize("magic", ["tidb_ps", "tidb_kill 5", "tidb_connect"])
 def test_without_a_connection_the_error_says_what_to_type(shell: InteractiveShell, magic: str) -> None:
-    with pytest.raises(NotConnectedError, match="First: %tidb_connect mysql://user@host:4000"):
+    with pytest.raises(NotConnectedError, match="Type: %tidb_connect mysql://user@host:4000"):
         shell.run_line_magic(*magic.partition(" ")[::2])
 
 

@@ -71,6 +71,6 @@ def test_the_demo_proves_a_kill_on_another_instance_and_leaves_what_ran_before(d
         [sys.executable, str(ROOT / "notebooks" / "demo.py")], capture_output=True, text=True, check=False, cwd=ROOT
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "Proven: through 127.0.0.1:" in done.stdout
+    assert "Verified: the statement on 127.0.0.1:" in done.stdout
     assert "7 sessions on 3 instances" in done.stdout
     assert "1 interrupted (root@127.0.0.1:" in done.stdout

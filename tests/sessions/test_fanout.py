@@ -122,7 +122,7 @@ def test_one_frozen_instance_costs_the_deadline_once_and_is_named_until_it_wakes
 def test_an_incomplete_list_waits_for_pd_only_if_its_last_answer_is_old(
     fragile: Playground, cluster: Cluster, deadline: float, crowd: list[Client], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    unknown = "Which instances are registered was not found out."
+    unknown = "The registered instances are not known."
     fragile.freeze(1)
     timed(cluster)
     monkeypatch.setattr(fanout._Reading, "_update_members", lambda *_: None)  # PD does not answer
@@ -166,7 +166,7 @@ def test_frozen_pd_is_said_and_every_instance_known_before_is_read(
     assert ids(listed) == of(*crowd)
     assert not listed.complete
     assert listed.missing == ()
-    assert "PD does not answer, so who is registered now is not known" in repr(listed)
+    assert "PD is not responding; the list of instances may be out of date" in repr(listed)
     assert f"Our statement on connection {own} may still run" in repr(listed)
     spent, listed = timed(cluster, deadline=LONG)
     assert spent < OTHER_WORK
@@ -175,7 +175,7 @@ def test_frozen_pd_is_said_and_every_instance_known_before_is_read(
         assert spent < OTHER_WORK
         assert ids(listed) == of(crowd[2])  # the local instance
         assert not listed.complete
-        assert "PD does not answer" in repr(listed)
+        assert "PD is not responding" in repr(listed)
         fragile.resume("pd")
         for one in (late, cluster):
             again = once_complete(one)
@@ -582,7 +582,7 @@ def test_where_no_table_names_the_instances_the_seen_ones_are_listed(
         cloud._pool.monitor.degraded = True
         alone = cloud.processlist(user="crowd")
         assert not alone.complete
-        assert "Which instances are registered was not found out." in repr(alone)
+        assert "The registered instances are not known." in repr(alone)
         cloud._pool.monitor.degraded = False
 
 
@@ -592,7 +592,7 @@ def test_an_instance_that_advertises_loopback_is_not_looked_for_on_this_machine(
     near = tidb_magic.api.Settings("127.0.0.1", 4001)  # type: ignore[attr-defined]
     auto, always, never = topology.Direct.AUTO, topology.Direct.ALWAYS, topology.Direct.NEVER
     assert topology.direct_settings(there, far, auto) == "it advertises 127.0.0.1, which is this machine"
-    assert topology.direct_settings(there, near, never) == "direct connections are switched off"
+    assert topology.direct_settings(there, near, never) == "direct connections are disabled"
     assert topology.direct_settings(topology.Instance("a"), near, always) == "its address is not known"
     for settings, direct in ((far, always), (near, auto)):
         route = topology.direct_settings(there, settings, direct)

@@ -101,7 +101,7 @@ def test_when_nothing_is_listed_the_idle_ones_are_counted_all_the_same(
     listed = cluster.processlist(where=f"ID = {crowd['idle'].id}")
     assert (len(listed), listed.matched, listed.hidden) == (0, 0, 1)
     assert "0 sessions on 0 instances" in repr(listed)
-    assert "1 idle session is not in it: --idle lists it too." in repr(listed)
+    assert "1 idle session hidden (--idle shows it)." in repr(listed)
     assert str(listed["ID"].dtype) == "Int64"
 
 
@@ -134,7 +134,7 @@ def test_the_limit_leaves_out_the_shortest_and_counts_them(
         ({"user": 5}, "user is text"),
         ({"limit": 0}, "limit is a whole number"),
         ({"limit": 2.5}, "limit is a whole number"),
-        *[({name: "\ud800%"}, f"{name} has '\\ud800' in it, half of a character") for name in (*TEXTS, "where")],
+        *[({name: "\ud800%"}, f"{name} contains '\\ud800', half of a character") for name in (*TEXTS, "where")],
         *[({name: empty}, f"{name} is empty") for name in (*TEXTS, "where") for empty in ("", "  ")],
     ],
 )
@@ -177,7 +177,7 @@ def test_a_condition_is_kept_as_it_is(where: str) -> None:
     [
         ({"user": 5}, "user is text, not 5."),
         ({"where": b"1"}, "where is text, not b'1'."),
-        ({"match": " "}, "match is empty: leave it out, or say which one."),
+        ({"match": " "}, "match is empty: omit it, or give a value."),
         ({"idle": 1}, "idle is True or False, not 1."),
         *[
             ({"min_time": value}, f"min_time is a number of seconds from 0 on, not {value!r}.")

@@ -141,7 +141,7 @@ def test_a_reading_without_our_own_session_is_not_complete(playground: Playgroun
         for ask in (cluster.processlist, cluster.instances, lambda: cluster.count_by("USER")):
             found = ask()
             assert not found.complete
-            assert "The session that asked is not in its own list" in repr(found)
+            assert "The list lacks the session that read it" in repr(found)
 
 
 def test_every_call_of_a_list_is_one_statement(playground: Playground, cluster: Cluster) -> None:
@@ -265,7 +265,7 @@ def test_in_security_enhanced_mode_instances_are_told_apart_by_the_ids_of_their_
             with tidb_magic.connect(sem.url(0)) as late:
                 alone = late.processlist(idle=True)
                 assert not alone.complete
-                assert "PD does not answer" in repr(alone)
+                assert "PD is not responding" in repr(alone)
                 assert clients[0].id in set(alone["ID"])
         finally:
             sem.resume("pd")

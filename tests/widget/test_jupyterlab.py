@@ -101,7 +101,7 @@ def test_kill_query_is_confirmed_in_place_and_proven_on_another_instance(
         f"Connection {victim.id} · root from 127.0.0.1:",
         f"on {victim.instance}",
         "/* victim */",
-        "ends its statement, the session stays",
+        "ends its statement; the session stays",
         f"KILL TIDB QUERY {victim.id}",
     ):
         expect(panel).to_contain_text(said)
@@ -276,7 +276,7 @@ def waiting(opened: Open, playground: Playground, victim: Client, page: Page) ->
     book.start(2)
     expect(book.outputs(2)).to_contain_text("busy")
     panel.get_by_text("Confirm: kill query").click()
-    expect(panel).to_contain_text("this waits for the running cell. Nothing was sent yet.")
+    expect(panel).to_contain_text("the kill is queued until the cell ends. Nothing was sent yet.")
     page.wait_for_timeout(1_200)  # after 1.5 s the browser does not answer the kernel's question by itself
     yield book, table
     answer_late_questions(page)
@@ -318,7 +318,7 @@ def test_a_kill_that_was_heard_late_is_not_sent_when_nobody_answers(
     expect(table.root.locator(".tidb-panel")).to_contain_text("Still kill?")
     expect(table.outcome(victim.id)).to_have_text("○ not sent")
     assert table.outcome(victim.id).get_attribute("title") == (
-        "The kernel heard the click late and asked back; nobody answered within 5 s."
+        "The kernel received the click late and asked for confirmation; there was no answer within 5 s."
     )
     running(victim)
 
@@ -331,7 +331,7 @@ def test_the_first_click_waits_for_a_cell_and_says_so(
     book.start(2)
     expect(book.outputs(2)).to_contain_text("busy")
     panel = book.table(1).click(victim.id, "Kill query")
-    expect(panel).to_contain_text("The kernel is busy: this waits for the running cell. Nothing was sent.")
+    expect(panel).to_contain_text("The kernel is busy: this is queued until the cell ends. Nothing was sent.")
     free(lab)
     expect(panel.get_by_text("Confirm: kill query")).to_be_visible()
 

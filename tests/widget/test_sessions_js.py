@@ -321,7 +321,7 @@ def test_the_footer_is_the_footer_of_the_text_form(table: Table) -> None:
     frame = listed(session(1), hidden=5)
     shown = table(frame)
     assert shown.root.locator(".tidb-footer > div").all_text_contents() == frame.footer()
-    expect(shown.root.locator(".tidb-footer")).to_contain_text("5 idle sessions are not in it")
+    expect(shown.root.locator(".tidb-footer")).to_contain_text("5 idle sessions hidden")
 
 
 def test_an_old_list_says_how_old_it_is(page: Page, table: Table) -> None:
@@ -350,7 +350,7 @@ def test_a_live_table_that_slowed_down_says_so(table: Table) -> None:
     shown = table(listed(session(1)), live=2.0)
     label = shown.root.locator(".tidb-live")
     shown.give("pace", 6.3)
-    expect(label).to_have_text("live, every 2 s (slowed down to 6.3 s: the cluster answers slowly)")
+    expect(label).to_have_text("live, every 2 s (slowed down to 6.3 s: the cluster responds slowly)")
     shown.give("pace", 2.0)
     expect(label).to_have_text("live, every 2 s")
 
@@ -749,7 +749,7 @@ def test_confirm_asks_to_kill_and_a_question_soon_after_is_answered_by_itself(ta
     shown.say("asked", ask=ask)
     assert [said["ask"] for said in shown.told("yes")] == [ask]
     shown.say("sending", ask=ask)
-    expect(shown.panel).to_contain_text("KILL is sent; waiting for the proof …")
+    expect(shown.panel).to_contain_text("KILL was sent; waiting for its effect …")
     assert shown.panel.get_by_role("button").count() == 0
 
 
@@ -811,7 +811,7 @@ def test_the_session_of_an_open_kill_cannot_be_asked_for_again(table: Table) -> 
     shown.button(1, "Kill query").click()
     expect(shown.button(1, "Kill connection")).to_be_disabled()
     expect(shown.button(1, "Kill connection")).to_have_attribute(
-        "title", "A kill of this session is already asked for."
+        "title", "A kill of this session is already requested."
     )
 
 
@@ -822,7 +822,7 @@ def test_a_click_while_a_cell_runs_says_that_it_waits_and_can_be_taken_back(page
     shown = table(listed(session(1)))
     shown.button(1, "Kill query").click()
     page.clock.run_for(500)
-    expect(shown.panel).to_contain_text("The kernel is busy: this waits for the running cell. Nothing was sent.")
+    expect(shown.panel).to_contain_text("The kernel is busy: this is queued until the cell ends. Nothing was sent.")
     shown.press("Take it back")
     assert len(shown.told("no")) == 1
     expect(shown.outcome(1)).to_have_text("○ taken back")
@@ -866,7 +866,7 @@ def test_a_question_that_nobody_answers_within_five_seconds_means_no(page: Page,
     assert shown.told("no") == [{"kind": "no", "ask": ask}]
     expect(shown.panel).to_have_count(0)
     expect(shown.outcome(1)).to_have_text("○ not sent")
-    expect(shown.status).to_contain_text("nobody answered within 5 s")
+    expect(shown.status).to_contain_text("there was no answer within 5 s")
     page.clock.run_for(60_000)
     assert shown.told("yes") == []
 
@@ -912,7 +912,7 @@ def test_a_kernel_that_does_not_answer_is_said_not_to(page: Page, table: Table) 
     shown = table(listed(session(1)))
     shown.button(1, "Kill query").click()
     page.clock.run_for(7_000)
-    expect(shown.age).to_contain_text("The kernel does not answer")
+    expect(shown.age).to_contain_text("The kernel is not responding")
     shown.planned()
     page.clock.run_for(1_000)
     expect(shown.age).to_have_text("")
@@ -981,9 +981,9 @@ def test_an_error_of_a_kill_is_in_its_row_and_in_the_status(table: Table) -> Non
     shown.button(1, "Kill query").click()
     ask = shown.planned()
     shown.press("Confirm: kill query")
-    shown.say("killed", ask=ask, error="This was taken back. Nothing was sent.")
+    shown.say("killed", ask=ask, error="This was cancelled. Nothing was sent.")
     expect(shown.outcome(1)).to_have_text("? unknown")
-    expect(shown.status).to_have_text("This was taken back. Nothing was sent.")
+    expect(shown.status).to_have_text("This was cancelled. Nothing was sent.")
 
 
 def test_another_reason_for_the_same_outcome_is_the_title_of_the_second(table: Table) -> None:
@@ -1048,7 +1048,7 @@ def test_without_the_right_only_own_sessions_have_buttons(table: Table) -> None:
     expect(shown.button(1, "Kill query")).to_be_enabled()
     for text in ("Kill query", "Kill connection"):
         expect(shown.button(2, text)).to_be_disabled()
-        reason = "It is another user's session: that takes CONNECTION_ADMIN or SUPER."
+        reason = "It is another user's session: killing it requires CONNECTION_ADMIN or SUPER."
         expect(shown.button(2, text)).to_have_attribute("title", reason)
 
 
@@ -1057,7 +1057,7 @@ def test_the_buttons_of_the_toolbar_say_why_they_are_off(table: Table) -> None:
     expect(shown.all("Kill query")).to_be_disabled()
     expect(shown.all("Kill query")).to_have_attribute("title", "Select rows first.")
     shown.check(2)
-    expect(shown.all("Kill query")).to_have_attribute("title", "None of the selected sessions can be ended so.")
+    expect(shown.all("Kill query")).to_have_attribute("title", "None of the selected sessions can be killed this way.")
     expect(shown.all("Kill connection")).to_be_enabled()
 
 
@@ -1329,9 +1329,7 @@ def test_without_a_kernel_the_buttons_are_off_and_say_so(table: Table) -> None:
     expect(shown.age).to_contain_text("⚠ The kernel is gone")
     for button in (shown.button(1, "Kill query"), shown.button(1, "Kill connection"), shown.all("Kill query")):
         expect(button).to_be_disabled()
-        expect(button).to_have_attribute(
-            "title", "The kernel is gone: this is what was seen before. Run the cell again."
-        )
+        expect(button).to_have_attribute("title", "The kernel is gone: this is the last list. Run the cell again.")
     expect(shown.root.get_by_role("button", name="Refresh")).to_be_disabled()
     expect(shown.root.get_by_role("checkbox", name="live")).to_be_disabled()
 

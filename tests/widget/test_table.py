@@ -101,9 +101,9 @@ def test_nothing_is_sent_unless_it_was_confirmed_and_meant_when_asked_back(
     for kind in said:
         browser.say(kind, ask="1", after=0.0)
     if "yes" in said:
-        assert browser.hears("killed")["error"] == "This was taken back. Nothing was sent."
+        assert browser.hears("killed")["error"] == "This was cancelled. Nothing was sent."
     browser.say("yes", ask="2", after=0.0)  # of another one
-    assert browser.hears("killed")["error"] == "This was taken back. Nothing was sent."
+    assert browser.hears("killed")["error"] == "This was cancelled. Nothing was sent."
     assert kills(every_statement) == []
 
 
@@ -147,19 +147,19 @@ def test_a_kill_is_of_the_rows_that_were_seen_also_after_a_refresh(
         browser.say("refresh")
         eventually(lambda version=version: table.snapshot["version"] > version)  # type: ignore[misc]
     browser.say("plan", ask="1", version=before, sessions=sessions, query=True)
-    assert browser.hears("planned")["error"] == "This list is not remembered any more: refresh it first."
+    assert browser.hears("planned")["error"] == "This list is out of date: refresh it first."
 
 
 def test_a_refresh_that_is_asked_for_while_the_list_is_read_is_not_lost(browser: Browser, table: SessionTable) -> None:
     """The browser waits for its answer. Those who ask while one waits already share its reading."""
-    read, began, go_on = table._again, list[float](), threading.Event()
+    read, began, go_on = table._reload, list[float](), threading.Event()
 
     def slowly(*args: Any, **options: Any) -> Any:
         began.append(time.monotonic())
         go_on.wait()
         return read(*args, **options)
 
-    table._again = slowly
+    table._reload = slowly
     before = table.snapshot["version"]
     browser.say("refresh")
     eventually(lambda: began)
@@ -189,7 +189,7 @@ def test_more_than_max_victims_are_refused_before_anybody_confirms(
         browser.say("plan", ask="1", version=1, sessions=sessions, query=True)
         assert browser.hears("planned")["error"].startswith("2 sessions are more than max_victims (1)")
         browser.say("kill", ask="1")
-        assert browser.hears("killed")["error"] == "This was taken back. Nothing was sent."
+        assert browser.hears("killed")["error"] == "This was cancelled. Nothing was sent."
         table.close()
 
 
@@ -238,7 +238,7 @@ def test_the_browser_gets_ids_as_text_and_no_secret(
         assert str(victim.id) in part["ID"]
         at = part["ID"].index(str(victim.id))
         assert part["no_connection"][at] == 3  # monitor may look only
-        assert "takes CONNECTION_ADMIN or SUPER" in table.snapshot["reasons"][3]
+        assert "requires CONNECTION_ADMIN or SUPER" in table.snapshot["reasons"][3]
         table.close()
 
 
@@ -328,7 +328,7 @@ def test_where_a_reading_takes_long_the_pause_after_it_is_three_times_as_long(cl
         return shown
 
     table = SessionTable(frame, SETTINGS, live=0.05)
-    table._again = slowly
+    table._reload = slowly
     eventually(lambda: len(seen) > 3)
     table.close()
     for (began, ended), (again, _) in pairwise(seen):

@@ -352,12 +352,13 @@ class Pool:
                 why = why or str(found)
             elif time.monotonic() > give_up:
                 raise self._late(name, why, within)
-        raise ConnectError(f"{why} {self.settings.address} did not lead there in {len(routes)} attempts.")
+        raise ConnectError(f"{why} {self.settings.address} did not lead to that instance in {len(routes)} attempts.")
 
     def _late(self, name: str, why: str, within: float) -> ConnectTimeoutError:
         stage = self.stage(name)
         why = why or (f"It {stage}." if stage else "")
-        error = ConnectTimeoutError(f"{why} {self.settings.address} did not lead there within {within:.3g} s.".strip())
+        address = self.settings.address
+        error = ConnectTimeoutError(f"{why} {address} did not lead to that instance within {within:.3g} s.".strip())
         error.stage, error.accepted = stage, any(driver.accepted for driver in self._opening_to(name))
         return error
 

@@ -170,7 +170,7 @@ def direct_settings(instance: Instance, settings: Settings, direct: Direct) -> S
     The password goes only to a server that a person named: one that another server told us of has to challenge us.
     """
     if direct is Direct.NEVER:
-        return "direct connections are switched off"
+        return "direct connections are disabled"
     if instance.host is None or instance.port is None:
         return "its address is not known"
     if direct is Direct.AUTO and _loopback(instance.host) and not _loopback(settings.host):

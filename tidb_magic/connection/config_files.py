@@ -19,8 +19,8 @@ _GROUP = "tidb_magic"  # of a MySQL option file, after [client]
 _KEYS = ("host", "port", "user", "password", "database", "socket")
 _QUOTED = re.compile(r"^(['\"])(.*)\1$")
 _NOTHING = (
-    "Nothing says where to connect. First: %tidb_connect mysql://user@host:4000 (or: %tidb_connect playground)."
-    " %tidb_connect? tells what else it can be."
+    "No cluster is configured. Type: %tidb_connect mysql://user@host:4000 (or: %tidb_connect playground)."
+    " %tidb_connect? lists all sources."
 )
 
 
@@ -91,7 +91,7 @@ def from_connections_file(section: str) -> Settings:
         parser.read_string(file.read_text())
         values = dict(parser.items(section))
     except OSError as error:
-        raise SettingsError(f"There is no file of connections {file} ({error.strerror}).") from None
+        raise SettingsError(f"There is no connections file {file} ({error.strerror}).") from None
     except configparser.NoSectionError:
         raise SettingsError(f"{file} has no section [{section}]; it has: {_names(parser.sections())}.") from None
     except (configparser.Error, UnicodeDecodeError) as error:  # its text shows a line of the file

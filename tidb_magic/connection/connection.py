@@ -229,7 +229,7 @@ class Connection:
         """Drop the connection and end its statement on the server; say what was achieved."""
         force_close(self._driver)
         if self.id is None:
-            return "Nothing was running yet."
+            return "No statement was running yet."
         return self.end_statement() or "Our statement was ended on the server."
 
     def end_statement(self, *, forward: bool = True, through: Self | None = None) -> str:

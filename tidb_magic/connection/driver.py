@@ -74,7 +74,7 @@ class Driver(_Connection):
     def stage(self) -> str:
         """How far a connection got that is being opened, in words."""
         if self.greeted:
-            return "greeted us and then did not answer"
+            return "sent a greeting and then no answer"
         return "accepted the connection and sent no greeting" if self.accepted else "did not accept the connection"
 
     def _get_server_information(self) -> None:
@@ -87,11 +87,11 @@ class Driver(_Connection):
     def _process_auth(self, plugin_name: bytes, *args: Any) -> Any:
         if self.guarded and plugin_name != _CHALLENGED:
             how = plugin_name.decode(errors="backslashreplace")
-            raise UnsafeError(0, f"{how} would hand the password to an unverified server")
+            raise UnsafeError(0, f"{how} would send the password to an unverified server")
         if plugin_name in _CLEAR:
             if not self.asked_tls:
                 how = plugin_name.decode()
-                raise UnsafeError(0, f"{how} hands the password over as clear text: ask for TLS with --ssl-ca PATH")
+                raise UnsafeError(0, f"{how} sends the password as clear text: require TLS with --ssl-ca PATH")
             if plugin_name == b"tidb_auth_token":  # a token in the place of a password
                 plugin_name = b"mysql_clear_password"
         return super()._process_auth(plugin_name, *args)  # type: ignore[misc]

@@ -13,7 +13,7 @@ from tidb_magic.errors import AuthenticationError, ConnectError, DeadlineError, 
 _INSECURE, _NO_PRIVILEGE, _PASSED, _READ_ONLY = 3159, 8121, 3024, 1836  # TiDB's, not among the driver's constants
 _REFUSED = "{name} refused the user or the password ({message})."
 _LOST = "{name} ended the connection ({message}). The next call opens a new one."
-_NO_RIGHT = "{message} (error {code}). Ask for that right, or connect as another user."
+_NO_RIGHT = "{message} (error {code}). Ask for this privilege, or connect as another user."
 _NO_WRITES = (
     "{message} (error {code}): tidb_super_read_only or tidb_restricted_read_only is ON, which refuses KILL. A user with"
     " RESTRICTED_REPLICA_WRITER_ADMIN may still send it."
@@ -24,13 +24,13 @@ _LOGIN: Mapping[int, tuple[type[ConnectError], str]] = {
     ER.ACCESS_DENIED_ERROR: (AuthenticationError, _REFUSED),
     ER.DBACCESS_DENIED_ERROR: (
         AuthenticationError,
-        "{name} does not let this user into the database ({message}). Leave the database out.",
+        "{name} denies this user access to the database ({message}). Omit the database.",
     ),
-    ER.BAD_DB_ERROR: (ConnectError, "There is no such database at {name} ({message}). Leave it out, or name another."),
-    ER.CON_COUNT_ERROR: (ConnectError, "{name} takes no more connections ({message}). Try again later."),
+    ER.BAD_DB_ERROR: (ConnectError, "The database does not exist at {name} ({message}). Omit it, or name another."),
+    ER.CON_COUNT_ERROR: (ConnectError, "{name} accepts no more connections ({message}). Try again later."),
     CR.CR_AUTH_PLUGIN_CANNOT_LOAD: (AuthenticationError, "Not logged in to {name}: {message}."),
-    CR.CR_SSL_CONNECTION_ERROR: (TlsError, "{name} does not offer TLS, which was asked for; nobody was logged in."),
-    _INSECURE: (TlsError, "{name} takes TLS only ({message}). Give its CA with --ssl-ca PATH."),
+    CR.CR_SSL_CONNECTION_ERROR: (TlsError, "{name} does not offer TLS, which is required; no login was attempted."),
+    _INSECURE: (TlsError, "{name} requires TLS ({message}). Give its CA with --ssl-ca PATH."),
 }
 _UNREACHABLE = (ConnectError, "Cannot reach {name} ({message}). Is it up, and are host and port right?")
 # And of a statement; others are the server's own words.
@@ -76,7 +76,7 @@ def connect_error(settings: Settings, error: Exception) -> ConnectError:
     if isinstance(failed, ssl.SSLError):
         return TlsError(f"TLS with {name} failed ({first_line(failed.reason or failed)}).")
     if isinstance(error, pymysql.InternalError) and message.startswith("Packet sequence"):
-        return ConnectError(f"What answers at {name} does not speak MySQL's protocol. Is the port right?")
+        return ConnectError(f"The server at {name} does not speak MySQL's protocol. Is the port right?")
     kind, text = _LOGIN.get(code, _UNREACHABLE)
     return kind(text.format(name=name, message=message))
 

@@ -129,7 +129,7 @@ def parse_url(url: str, source: str = "") -> Settings:
     try:
         settings = _settings(urlsplit(url.strip()), source)
     except ValueError as error:  # a port that is no number, brackets that do not close; Python shows parts of the URL
-        problem = _NO_PORT if str(error).startswith("Port") else "it is no URL"
+        problem = _NO_PORT if str(error).startswith("Port") else "it is not a URL"
     except SettingsError as error:
         problem = str(error).removesuffix(".")
     del url  # a traceback with locals must not show the password
@@ -207,5 +207,5 @@ def settings_of(  # noqa: PLR0913 (what a source can say)
         used = context({name: options[name] for name in OPTIONS if name in options}, host)
         secret = None if password is None else Secret(password)
     except UnicodeEncodeError:  # which holds the text
-        raise SettingsError("half of a character is in it, which is no Unicode text.") from None
+        raise SettingsError("it contains half of a character (a lone surrogate).") from None
     return Settings(host, number, user or "root", secret, database or None, used, source)

@@ -52,7 +52,7 @@ def find(
         found = _find(target, section, defaults_file)
         if ssl_ca is not None:
             if found.tls is False:
-                raise SettingsError("TLS is switched off there, and --ssl-ca asks for it.")
+                raise SettingsError("TLS is disabled there, and --ssl-ca requires it.")
             found = replace(found, tls=context({"ssl_ca": ssl_ca or "(nothing)"}, found.host))
     except TidbMagicError as error:
         error.__cause__ = None
@@ -83,7 +83,7 @@ def _from_word(word: str) -> Settings:
         return _from_jupysql()
     if word == "playground":
         return _from_playground()
-    raise SettingsError(f"{masked(word)!r} is no URL (mysql://user@host:4000), and neither sql nor playground.")
+    raise SettingsError(f"{masked(word)!r} is not a URL (mysql://user@host:4000), nor sql, nor playground.")
 
 
 # -- objects ---------------------------------------------------------------------------------------------------------
@@ -238,7 +238,7 @@ def _from_playground() -> Settings:
     try:
         found = obtain(Options(workload=True)).url(0)
     except KeyboardInterrupt:
-        raise Interrupted("What was started is stopped again.") from None
+        raise Interrupted("Everything that was started has been stopped.") from None
     return parse_url(found)
 
 

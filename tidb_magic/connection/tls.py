@@ -54,7 +54,7 @@ def context(options: Mapping[str, str], host: str) -> ssl.SSLContext | Literal[F
     files = {name: str(Path(given[name]).expanduser()) for name in _FILES if name in given}
     mode = given.get("ssl_mode", "PREFERRED").upper()
     if "ssl_key" in files and "ssl_cert" not in files:
-        raise SettingsError("ssl_key takes ssl_cert, the certificate of that key.")
+        raise SettingsError("ssl_key requires ssl_cert, the certificate of this key.")
     if mode not in _MODES:
         raise SettingsError(f"ssl_mode is one of {', '.join(_MODES)}, not {given['ssl_mode']!r}.")
     on = _switch(given, "ssl")
@@ -64,8 +64,8 @@ def context(options: Mapping[str, str], host: str) -> ssl.SSLContext | Literal[F
     cloud = f".{host}".endswith(_CLOUD)
     if mode == "DISABLED" or on is False or _switch(given, "ssl_disabled"):
         if asked or cloud:
-            why = "TiDB Cloud takes nothing else" if cloud else "also asked for"
-            raise SettingsError(f"TLS is switched off, and {why}.")
+            why = "TiDB Cloud requires it" if cloud else "also asked for"
+            raise SettingsError(f"TLS is disabled, but {why}.")
         return False
     if not (asked or cloud):
         return None

@@ -47,12 +47,12 @@ def check(target: Target, observation: Observation, context: KillContext) -> Tar
     if context.own.has(now.instance, now.id, now.host, now.alias):
         return target.ended(Outcome.REFUSED, "it is a connection of tidb_magic itself")
     if observation.user is None:
-        reason = "this connection did not find itself in the list, so it cannot tell its own sessions from others"
+        reason = "this connection is missing from its own list, so your sessions cannot be distinguished from others"
         return target.ended(Outcome.REFUSED, reason)
     if target.expected is not None and (before := changed(target.expected, now)):
         return target.ended(Outcome.CHANGED, before)
     if not now.matches:
-        return target.ended(Outcome.CHANGED, "it does not match any more")
+        return target.ended(Outcome.CHANGED, "it does not match the filters any more")
     if target.expected is not None and target.expected.runs:
         target = _timed(target, target.expected, now, observation)
         if target.outcome is not None or target.expected is None or not target.proven:
@@ -74,14 +74,14 @@ def _timed(target: Target, expected: ExpectedSession, now: Session, observation:
 
 def unverified(target: Target) -> Target:
     """Return the target as `changed`: its statement may be a later one of the same text."""
-    reason = "whether it is the statement that was seen or a later one of the same text cannot be told: list again"
+    reason = "it may be a later statement with the same text: list again"
     return target.ended(Outcome.CHANGED, reason)
 
 
 def _absent(target: Target, observation: Observation, context: KillContext) -> Target:
     if observation.missing:
         silent = f"{', '.join(observation.missing)} did not answer"
-        return target.ended(Outcome.UNREACHABLE, f"not found out where it is: {silent}")
+        return target.ended(Outcome.UNREACHABLE, f"its instance is not known: {silent}")
     if not context.able.see_others:
         return target.ended(Outcome.REFUSED, NOT_VISIBLE)
     target = _missed(target, observation)
@@ -106,14 +106,14 @@ def _refusal_reason(target: Target, now: Session, observation: Observation, cont
         return f"it is {whose}, and {observation.user} has neither CONNECTION_ADMIN nor SUPER"
     if stranger and now.user in context.protected:
         return (
-            f"security-enhanced mode may protect {now.user}: it takes RESTRICTED_CONNECTION_ADMIN to end its sessions"
+            f"security-enhanced mode may protect {now.user}: killing its sessions requires RESTRICTED_CONNECTION_ADMIN"
         )
     if query and not now.runs:
-        return "it runs no statement now (an older TiDB would end the session); KILL without QUERY ends the session"
+        return "it runs no statement now (an older TiDB would end the session): KILL without QUERY ends the session"
     if query and "in transaction" in now.state and _crashes(context.version):
         return f"KILL QUERY within a transaction can crash TiDB before 8.5.5 (it is {context.version}): end the session"
     if not context.force and (instead := alternative(now)):
-        return f"{instead}; --force sends it all the same"
+        return f"{instead}; --force sends the KILL anyway"
     return None
 
 
@@ -183,7 +183,7 @@ def _effect(target: Target, now: Session, context: KillContext) -> str:
         "by a connection to its instance" if context.kind is RouteKind.OWNER else f"TiDB forwards it to {now.instance}"
     )
     if target.statement.query:
-        said = ["ends its statement, the session stays", *_kept_open(now), route]
+        said = ["ends its statement; the session stays", *_kept_open(now), route]
     else:
         said = ["ends the session", *rolled_back(now), route]
     if context.force and (instead := alternative(now)):

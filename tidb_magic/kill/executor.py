@@ -121,7 +121,7 @@ class _Work:
             wait(busy, at_most)
             left = self._left()
         except KeyboardInterrupt:  # a second one
-            left[-1] = "What runs still was not waited for."
+            left[-1] = "It was not waited for what still runs."
         said = [str(error)] if isinstance(error, Interrupted) else []
         known, ended, not_sent = [], [], []
         for target in self.targets.values():
@@ -129,8 +129,8 @@ class _Work:
                 not_sent.append(str(int(target.id)))
                 continue
             if target.outcome is None:
-                said.append(f"{target.statement.sql} was sent, what came of it was not seen: look with %tidb_ps.")
-                known.append(target.ended(Outcome.UNCONFIRMED, "interrupted before it was seen"))
+                said.append(f"{target.statement.sql} was sent; its effect was not observed: check with %tidb_ps.")
+                known.append(target.ended(Outcome.UNCONFIRMED, "interrupted before its effect was observed"))
             else:
                 ended.append(f"{int(target.id)}: {target.outcome}.")
                 known.append(target)
@@ -138,7 +138,7 @@ class _Work:
             self._job.audit.ended(known, plan=self._job.options.plan)
         said += ended[:_NAMED]
         if len(ended) > _NAMED:
-            said.append(f"{len(ended) - _NAMED:,} more have ended: %tidb_ps --history tells how.")
+            said.append(f"{len(ended) - _NAMED:,} more have ended: %tidb_ps --history shows how.")
         if not_sent:
             more = f" and {len(not_sent) - _NAMED:,} more" if len(not_sent) > _NAMED else ""
             said.append(f"Nothing was sent for {', '.join(not_sent[:_NAMED])}{more}.")

@@ -88,7 +88,7 @@ class InstanceWorker:
             self._check_on_a_route()
             self._verify()
         except Exception as error:  # noqa: BLE001 (what became of the other sessions must not be lost)
-            mistake = f"a mistake of tidb_magic itself: {type(error).__name__}: {error}"
+            mistake = f"an internal error of tidb_magic: {type(error).__name__}: {error}"
             self._end(self._positions, Outcome.FAILED, mistake)
             for at in self._unproven():
                 self._targets[at] = _timed(self._targets[at].ended(Outcome.UNCONFIRMED, f"sent; then {mistake}"))
@@ -159,7 +159,7 @@ class InstanceWorker:
                 self._decide(route, waiting, observation, known.context())
             give_up = min(time.monotonic() + self._options.deadline, last)
             if time.monotonic() > last:
-                self._end(waiting, Outcome.UNREACHABLE, "not sent in time: its instance answers too slowly")
+                self._end(waiting, Outcome.UNREACHABLE, "not sent in time: its instance responds too slowly")
 
     def _decide(self, route: Route, waiting: Sequence[int], observation: Observation, context: KillContext) -> None:
         judged = {at: check(self._targets[at], observation, context) for at in waiting}
@@ -215,7 +215,7 @@ class InstanceWorker:
             self._targets[at] = _timed(target.ended(Outcome.FAILED, str(error)))
         except (ConnectError, DeadlineError) as error:
             self._job.endings[at] = self._job.end(route.connection.end_statement)
-            self._targets[at] = replace(target, reason=f"sent, it may still happen. {error}")
+            self._targets[at] = replace(target, reason=f"sent; it may still take effect. {error}")
         else:
             if warnings:
                 failed = replace(target, warning=first_line(warnings[0])).ended(Outcome.FAILED, "TiDB warned")
@@ -255,10 +255,10 @@ class InstanceWorker:
         if clock() - (target.sent or 0) < self._options.timeout:
             return target
         if unseen or target.reason:
-            reason = " ".join(part for part in (target.reason or "sent, it may still happen.", unseen) if part)
+            reason = " ".join(part for part in (target.reason or "sent; it may still take effect.", unseen) if part)
             return _timed(target.ended(Outcome.UNCONFIRMED, reason))
         what = "its statement" if target.statement.query else "the session"
-        reason = f"sent and delivered, {what} did not end within {self._options.timeout:g} s"
+        reason = f"sent and delivered; {what} did not end within {self._options.timeout:g} s"
         if target.session is not None:
             reason = f"{reason}; {next_step(target.session, query=target.statement.query)}"
         return _timed(target.ended(Outcome.STILL_RUNNING, reason))

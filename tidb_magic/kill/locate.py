@@ -90,7 +90,7 @@ def _find(pool: Pool, targets: Mapping[int, Target], found: Located, deadline: f
             where = Filters(where=f"ID IN ({ids})", idle=True)
             listed = read(pool, where, limit=ALL, deadline=deadline)
         except TidbMagicError as error:
-            reason = f"not found out where it is. {error}"
+            reason = f"its instance is not known. {error}"
             found.targets |= {at: target.ended(Outcome.UNREACHABLE, reason) for at, target in waiting.items()}
             return
         give_up = time.monotonic() + deadline
@@ -123,11 +123,11 @@ def _decide(
     if not listed.complete and not (rows and unique):
         unknown = "PD" if pool.topology.membership.pd_unresponsive else "an instance"
         silent = f"{', '.join(listed.missing) or unknown} did not answer"
-        return target.ended(Outcome.UNREACHABLE, f"not found out where it is: {silent}")
+        return target.ended(Outcome.UNREACHABLE, f"its instance is not known: {silent}")
     if len(rows) > 1:
         where = ", ".join(str(row.instance) for row in rows)
         reason = f"{len(rows)} sessions have this id (on {where})"
-        return target.ended(Outcome.REFUSED, f"{reason}: kill it by its row in a list, which says which one is meant")
+        return target.ended(Outcome.REFUSED, f"{reason}: kill it by its row in a list")
     if rows:
         return Location(rows[0].instance, target.id.server_id if unique else None)
     if not pool.capabilities.see_others:
@@ -136,7 +136,7 @@ def _decide(
         return None
     if _elsewhere(pool, target):
         what = f"no instance {target.instance} is registered in this cluster"
-        return target.ended(Outcome.REFUSED, f"{what}: it has ended, or the row is of another cluster")
+        return target.ended(Outcome.REFUSED, f"{what}: it has stopped, or the row is from another cluster")
     return target.ended(Outcome.ALREADY_GONE, _absent(pool, target.id, give_up))
 
 

@@ -109,7 +109,7 @@ def changed(expected: ExpectedSession, now: Session) -> str | None:
     if expected.txn_start:
         return None if expected.txn_start == now.txn_start else "the transaction that was seen has ended"
     if now.runs or (expected.txn_start is not None and now.txn_start):
-        return "it was idle and is at work"
+        return "it was idle and is active now"
     return None
 
 

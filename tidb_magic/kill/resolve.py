@@ -45,7 +45,7 @@ def targets(victims: Victims, pool: Pool, *, query: bool) -> list[Target]:
         return [_target(victims, query=query)]
     if isinstance(victims, pd.Series):
         if "ID" in victims.index:
-            raise OptionError("This is one row by itself: df.iloc[[0]], with two brackets, keeps it a frame.")
+            raise OptionError("This is a row without its frame: df.iloc[[0]], with two brackets, keeps the frame.")
         if victims.name in _NO_IDS:
             raise OptionError(f"This is the column {victims.name}, not ID.")
         _exact(victims)
@@ -71,7 +71,7 @@ def matching(pool: Pool, filters: Filters, *, query: bool, deadline: float) -> t
     listed = read(pool, filters, limit=ALL, deadline=deadline)
     if not _narrows(pool, filters, deadline):
         raise OptionError(
-            "A kill by filter needs one that narrows: these match every session. Name a user, a time or a statement."
+            "These filters match every session. Add one that excludes some: a user, a time or a statement."
         )
     if filters.where is not None and len(listed):
         _check(pool, filters.where, listed["INSTANCE"], deadline)
@@ -87,7 +87,7 @@ def matching(pool: Pool, filters: Filters, *, query: bool, deadline: float) -> t
     if not listed.complete:
         silent = ", ".join(listed.missing)
         remarks.append(
-            f"NOT COMPLETE: no answer from {silent}, whose sessions were not looked at." if silent else "NOT COMPLETE."
+            f"NOT COMPLETE: no answer from {silent}, whose sessions were not checked." if silent else "NOT COMPLETE."
         )
         remarks += listed.remarks
     return found, [remark for remark in remarks if remark]
@@ -121,7 +121,7 @@ def _narrows(pool: Pool, filters: Filters, deadline: float) -> bool:
 def _exact(ids: "pd.Series[Any]") -> None:
     if pd.api.types.is_float_dtype(ids.dtype):
         raise ConnectionIdError(
-            "These ids are floats, which have lost digits: ids above 2^53 need the dtype Int64, as %tidb_ps gives them."
+            "These ids are floats, which have lost digits: ids above 2^53 need the dtype Int64, as in %tidb_ps."
         )
     if ids.isna().any():
         raise ConnectionIdError("An id is missing: drop these rows first.")
@@ -130,9 +130,9 @@ def _exact(ids: "pd.Series[Any]") -> None:
 def _rows(frame: pd.DataFrame, pool: Pool, *, query: bool) -> list[Target]:
     names = list(frame.columns)
     if "ASKED" in names:
-        raise OptionError("The history says what was, in any cluster: list again.")
+        raise OptionError("The history is of the past and of any cluster: list again.")
     if names.count("ID") != 1:
-        raise OptionError("The frame has no column ID, or several: rows of %tidb_ps have one.")
+        raise OptionError("The frame must have exactly one column ID, as rows of %tidb_ps have.")
     requested = None
     if isinstance(frame, ProcessList) and frame.origin is not None:
         address = host_port(pool.settings.host, pool.settings.port)

@@ -102,7 +102,7 @@ class Route:
                 return replace(seen, missing=(*seen.missing, self.name))
         elif seen.own != self.number:
             self.connection.close()
-            raise ConnectError(f"Our connection to {self.name} is not there any more.")
+            raise ConnectError(f"The connection to {self.name} was lost.")
         return seen
 
     def _patience(self, deadline: float) -> AbstractContextManager[float]:
@@ -214,7 +214,7 @@ def _forward(pool: Pool, location: Location, within: float, error: TidbMagicErro
     able = pool.capabilities
     if location.server is None or not able.global_kill:
         state = "off" if able.global_kill is False else "unknown"
-        reason = f"global kill is {state}, so only a connection that is proved to be on {location} may send it"
+        reason = f"global kill is {state}, so only a connection that is verified to be on {location} may send it"
         raise NoRouteError(Outcome.REFUSED, f"{reason}: a KILL could hit another. {error}") from error
     instance = pool.topology.find(location.name, location.server)
     name = location.name or (pool.topology.name(instance) if instance else str(location))
@@ -256,7 +256,7 @@ def _prove(pool: Pool, connection: Connection, location: Location, within: float
         else:
             found = _while_it_runs(main, connection, give_up)
     except DeadlineError as error:
-        raise ConnectError(f"That could not be proved: {error}") from error
+        raise ConnectError(f"That could not be verified: {error}") from error
     if found != [(location.name, connection.id)]:
         where = ", ".join(f"connection {number} on {name}" for name, number in found) or "nowhere"
         raise ConnectError(f"{connection.settings.address} leads elsewhere: the cluster's list has that one {where}.")

@@ -46,8 +46,8 @@ def still_blocking(target: Target, now: LockForest, blockers: Collection[tuple[s
     """Return a target as `changed` if it is one of those that blocked somebody, and nobody waits for it now."""
     if (target.instance or "", int(target.id)) not in blockers or now.holds_up(target.instance, target.id):
         return target
-    unheard = "" if now.complete else ", as far as those know who answered"
-    return target.ended(Outcome.CHANGED, f"nobody waits for it any more{unheard}: list again")
+    unheard = "" if now.complete else ", as far as the responding instances show"
+    return target.ended(Outcome.CHANGED, f"no session waits for it any more{unheard}: list again")
 
 
 def waiters_of(report: KillReport, now: LockForest, *, query: bool) -> list[str]:
@@ -58,8 +58,8 @@ def waiters_of(report: KillReport, now: LockForest, *, query: bool) -> list[str]
         return []
     said = f"{counted(waiting, 'session')} {'waits' if waiting == 1 else 'wait'} for them"
     if query:
-        return [f"{said} and may go on waiting: QUERY ends the statement, and the transaction keeps its locks."]
-    return [f"{said}: tidb_magic watches for {WATCHED:g} s when they go on."]
+        return [f"{said} and may continue to wait: QUERY ends the statement, and the transaction keeps its locks."]
+    return [f"{said}: tidb_magic watches them for up to {WATCHED:g} s when they go on."]
 
 
 def follow(pool: Pool, report: KillReport, before: LockForest, *, deadline: float) -> KillReport:
@@ -108,7 +108,7 @@ def _watch(pool: Pool, watched: list[_Waiter], gone: set[str], deadline: float) 
                 _note(watched, gone, now, time.monotonic() - began)
             time.sleep(_PAUSE)
     except KeyboardInterrupt:
-        return ["Interrupted: what becomes of who waits was not watched to the end."]
+        return ["Interrupted: the waiting sessions were not watched to the end."]
     return [*(said if any(one.watched for one in watched) else []), *filter(None, [others])]
 
 

@@ -101,7 +101,7 @@ class LockForest:
         waiting = sum(node.waiting and node.session is not None for node in self._nodes)
         roots = sum(node.root and node.session is not None for node in self._nodes)
         behind = f" behind {counted(roots, 'root blocker')}" if roots else ""
-        nobody = "Nobody waits" if self.complete else "Nobody was seen to wait"
+        nobody = "Nobody waits" if self.complete else "No session waits"
         said = f"{counted(waiting, 'session')} {'waits' if waiting == 1 else 'wait'}{behind}" if waiting else nobody
         lines = [self.frame.taken(said)]
         alone = [one.branch.name for one in self._nodes if one.root and one.session is None]
@@ -113,18 +113,18 @@ class LockForest:
             )
         if lone := len(alone) - lasting:
             is_ = "is no session" if lone == 1 else "are no sessions"
-            lines.append(f"{lone} more that others wait for {is_}: nothing to kill there; such locks end within 20 s.")
+            lines.append(f"{lone} more that sessions wait for {is_}: nothing to kill; such locks end within 20 s.")
         if len(self.roots):
             lines.append(
-                "To end the root blockers: %tidb_kill --from VARIABLE, one that holds this. After a KILL a row lock can"
-                " stay for about 20 s; the report says who waits no longer, and since when."
+                "To kill the root blockers: assign this list to a variable, then %tidb_kill --from VARIABLE. After a"
+                " KILL a row lock can stay for about 20 s; the report shows which sessions no longer wait."
             )
         if jobs := dict.fromkeys(wait.job for node in self._nodes for wait in node.waits if wait.job):
-            lines.append(f"Or end the DDL that waits: ADMIN CANCEL DDL JOBS {', '.join(map(str, jobs))}.")
+            lines.append(f"Or cancel the waiting DDL: ADMIN CANCEL DDL JOBS {', '.join(map(str, jobs))}.")
         if any(node.waiting and not node.waits for node in self._nodes) and self.complete:
-            lines.append("For whom some wait was not told at this moment: read again.")
+            lines.append("Some blockers could not be identified. Run it again.")
         if any(node.branch.circular for node in self._nodes):
-            lines.append("A circle is a deadlock, which TiDB ends itself, or was not read at one moment.")
+            lines.append("A circle is a deadlock, which TiDB resolves itself, or rows read at different moments.")
         return [*lines, *self.frame.how_it_was_read()]
 
     def _about_deadlocks(self) -> list[str]:
@@ -164,7 +164,7 @@ def _row(tree: str, node: LockNode) -> list[object]:
     if node.seconds is not None:
         waits = [f"{Seconds(node.seconds)} for {wait}" for wait in waits]
     if node.waiting and not node.waits:
-        waits = ["for whom is not known"]
+        waits = ["its blocker is not known"]
     others = branch.also if branch.above is not None else branch.also[1:]
     waits += [f"also for {_name(one)}" for one in others]
     changes = []

@@ -21,7 +21,7 @@ from tidb_magic.sessions.lookup import GRACE
 
 _THREADS = 32
 _NO_PROCESS = 1227
-_ALL_WAITS = "Which DDL waits is not readable in mysql.tidb_mdl_info: all that runs is taken to."
+_ALL_WAITS = "Cannot read mysql.tidb_mdl_info; all running DDL is treated as waiting."
 _NOT_READABLE = (1142, 1143, 1146, 1227)  # no SELECT, no such table, security-enhanced mode
 
 
@@ -93,7 +93,7 @@ class _Asking:
     def _jobs(self, instances: Sequence[Instance]) -> tuple[Result | None, str]:
         """Ask one of these instances for the DDL jobs; return what has to be said of that, too."""
         if self.pool.topology.membership.pd_unresponsive:
-            return None, "Which DDL waits was not found out: without PD it cannot be read."
+            return None, "Waiting DDL is not known: PD does not respond."
         why = "No instance answered."
         for instance in instances:
             for name, remark in (("ddl_waits", ""), ("ddl_running", _ALL_WAITS)):
@@ -110,7 +110,7 @@ class _Asking:
                 break
             if time.monotonic() > self.give_up:
                 break
-        return None, f"Which DDL waits was not found out. {why}"
+        return None, f"Waiting DDL is not known. {why}"
 
     def _on(self, instance: Instance, name: str) -> Result:
         """Ask that instance."""
@@ -146,5 +146,5 @@ def _problems(problems: dict[str, str], *, nobody: bool) -> list[str]:
         return []
     why = " ".join(dict.fromkeys(problems.values()))
     if nobody:
-        return [f"Who waits for whose lock was not found out, a store or PD may be silent. {why}"]
-    return [f"Who waits in autocommit mode is not known on {', '.join(problems)}. {why}"]
+        return [f"Lock waits could not be read; a store or PD may not respond. {why}"]
+    return [f"Lock waits of autocommit statements are not known on {', '.join(problems)}. {why}"]

@@ -101,11 +101,11 @@ def lock_nodes(
             owners[number] = session.instance, session.id
     held = {owners[number]: one for number, one in open_ones.items() if number in owners}
     why, ended = (
-        "it has ended and its locks stay a while, or it is TiDB's own work",
-        "nobody waits for its end any more",
+        "it has ended and its locks stay for a while, or it is TiDB's own work",
+        "no session waits for its end any more",
     )
     if not complete:
-        why = ended = "nobody who answered has it"
+        why = ended = "no responding instance has it"
 
     def somebody(number: int) -> Party:
         return owners.get(number) or Unlisted(f"transaction {number}", why)

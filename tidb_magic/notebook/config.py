@@ -50,7 +50,7 @@ class Preferences(Magics):
         except TraitError as error:
             shell.configurables[:] = [one for one in shell.configurables if one is not self]
             raise SettingsError(
-                f"The profile has a setting that cannot be; the magics are not loaded. {error}"
+                f"The profile contains an invalid setting; the magics are not loaded. {error}"
             ) from None
 
     def _environment(self, shell: Any) -> dict[str, Any]:

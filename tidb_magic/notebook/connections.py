@@ -43,7 +43,7 @@ class Connected:
         current = self.current
         if word in self.clusters:
             if given:
-                raise OptionError(f"{word} is connected already: --close it first, or give the URL and --alias {word}.")
+                raise OptionError(f"{word} is already connected: --close it first, or give the URL and --alias {word}.")
             return self._switch(word, alias)
         if not given and word is None and self.clusters:
             if current is None:
@@ -74,7 +74,7 @@ class Connected:
             meant = f" Did you mean mysql://{word}?" if _LIKE_A_HOST.fullmatch(word) else ""
             raise SettingsError(
                 f"{masked(word)!r} is no URL (mysql://user@host:4000), no variable, and no alias ({there})."
-                f"{meant} %tidb_connect? tells what it can be."
+                f"{meant} %tidb_connect? lists all sources."
             ) from None
         if value is None:
             raise SettingsError(f"The variable {word} holds None, nothing to connect to.")

@@ -1,4 +1,4 @@
-"""The notebook front: parse a line, call the library, return what it gives."""
+"""The magics: they parse a line, call the library and return its value."""
 
 import argparse
 import re
@@ -82,12 +82,12 @@ class TidbMagics(Preferences):
             %tidb_connect [--list]
             %tidb_connect [ALIAS] --close
 
-        Where to, the first that applies:
+        The source is the first of these that applies:
 
         URL            mysql://user@host:4000/database, or mysql+pymysql://. Leave the password out.
-        ALIAS          what --alias called a connection that is open
+        ALIAS          the name that --alias gave to an open connection
         VARIABLE       holds a URL; an engine, connection or URL of SQLAlchemy, or a connection of PyMySQL, whose
-                       settings are taken for a connection of our own; or a Cluster
+                       settings are used for a new connection; or a Cluster
         sql            the current connection of jupysql
         playground     a real three-instance TiDB cluster on this machine with a small crowd of users; one is started
                        if none runs, and built the first time (about 6 minutes)
@@ -97,19 +97,19 @@ class TidbMagics(Preferences):
                        DATABASE_URL, and TIDB_HOST (with TIDB_PORT, TIDB_USER, TIDB_PASSWORD, TIDB_DB_NAME, CA_PATH), of
                        the environment, then of a .env in this folder or above
 
-        Password: from there; else from the keyring, if the package keyring is installed (service tidb_magic, user
-        user@host:port); else the empty one is tried, and then you are asked.
+        Passwords are looked up in this order: the source, the keyring (if the package keyring is installed; service
+        tidb_magic, user user@host:port), an empty password, a prompt.
 
-        TLS, always verified where it is asked for: by --ssl-ca, by ?ssl_ca=PATH or ?ssl_mode=REQUIRED in the URL, by
-        what the source says, and for *.tidbcloud.com. Else it is used if the server offers it, unverified. Less has to
-        be said: ?ssl_verify_identity=false (any host's name), ?ssl_verify_cert=false (any certificate),
-        ?ssl_mode=DISABLED.
+        TLS is verified wherever it is required: by --ssl-ca, by ?ssl_ca=PATH or ?ssl_mode=REQUIRED in the URL, by the
+        source, and for *.tidbcloud.com. Otherwise it is used if the server offers it, without verification. To relax
+        verification, set: ?ssl_verify_identity=false (any host name), ?ssl_verify_cert=false (any certificate),
+        ?ssl_mode=DISABLED (no TLS).
 
-        --alias NAME   keep it besides others, under this name; a connection without a name replaces the last such one.
-                       Without a word, or with an alias, it is the new name of what is connected
+        --alias NAME   keep it beside others, under this name; a connection without a name replaces the last such one.
+                       Without a target, or with an alias, it renames that connection
         --ssl-ca PATH  the CA of the server's certificate
-        --list         what is connected; without a word the current Cluster is returned
-        --close        close it, with its tables and threads; then none is current
+        --list         the open connections; without any argument the current Cluster is returned
+        --close        close the connection, with its tables and threads; then none is current
 
         Returns a Cluster; with --list a ConnectionList, a DataFrame.
 
@@ -160,12 +160,12 @@ class TidbMagics(Preferences):
             %tidb_ps --history
             %tidb_ps --live [SEC] [FILTERS] [--idle] [--sort COL] [--limit N] [--full]
 
-        By default those that run a statement or hold a transaction, longest running first; the footer counts the
-        others. Returns a ProcessList, a DataFrame with the columns of INFORMATION_SCHEMA.CLUSTER_PROCESSLIST.
+        By default sessions that run a statement or hold a transaction, longest running first; the footer counts the
+        hidden ones. Returns a ProcessList, a DataFrame with the columns of INFORMATION_SCHEMA.CLUSTER_PROCESSLIST.
 
-        If an instance does not respond within the deadline (%config TidbMagics.deadline, 3 seconds) the others are read
-        by themselves, and the footer names the missing one. While no instance has answered, the first answer is waited
-        for up to ten times as long; Ctrl-C ends that.
+        If an instance does not respond within the deadline (%config TidbMagics.deadline, 3 seconds), the others are
+        read separately, and the footer names the missing one. While no instance has answered, the first answer is
+        waited for up to ten times as long; Ctrl-C ends the wait.
 
         Filters; a session must match all that are given:
 
@@ -181,15 +181,15 @@ class TidbMagics(Preferences):
         --idle               list idle sessions too
         --sort COL           by this column: numbers from the largest, text from A (default: TIME)
         --limit N            list at most N (default: 200); all are counted
-        --full               statements whole, also those of more than 16 KiB
+        --full               show whole statements, also those of more than 16 KiB
 
-        Views, one at most:
+        Views, at most one:
 
         --by COL[,COL]       count sessions by these columns: SESSIONS (idle ones too), ACTIVE, LONGEST, MEMORY
-        --locks              who blocks whom: the sessions to kill first, each with who waits behind it
-        --instances          the instances: address, version, server id, up since, sessions, memory, answering or not
-        --history            what was planned and killed in this kernel; needs no connection
-        --live [SEC]         the list as a table that reads itself again, every 2 seconds by default; in a notebook
+        --locks              which session blocks which: root blockers first, each with the sessions that wait for it
+        --instances          the instances: address, version, server ID, start time, sessions, memory, responding or not
+        --history            the plans and kills of this kernel; needs no connection
+        --live [SEC]         the list as a table that is read again, every 2 seconds by default; in a notebook
 
             %tidb_ps
             df = %tidb_ps --idle --user app
@@ -199,7 +199,7 @@ class TidbMagics(Preferences):
             blocked = %tidb_ps --locks
             %tidb_ps --live 5 --user app
 
-        In a notebook a list shows itself as a table with Kill buttons, which ask before they send anything.
+        In a notebook a list is displayed as a table with Kill buttons, which ask before they send anything.
         """
         reader = ps_parser()
         given = {name: value for name, value in vars(reader.parse(line)).items() if value is not None}
@@ -243,32 +243,32 @@ class TidbMagics(Preferences):
             %tidb_kill [CONNECTION | QUERY] FILTERS [--yes]
             %tidb_kill [CONNECTION | QUERY] --from VARIABLE [--yes]
 
-        CONNECTION (or neither word) ends the session; QUERY ends its running statement, the session lives on.
-        An ID is digits or {expression}: an id, a column of them, or rows of %tidb_ps. Returns a KillReport: a DataFrame
-        with one row an ID and an OUTCOME that was observed: killed, interrupted, still running, unconfirmed, already
+        CONNECTION (or neither word) ends the session; QUERY ends its running statement, and the session lives on.
+        An ID is digits or {expression}: an ID, a column of IDs, or rows of %tidb_ps. Returns a KillReport: a DataFrame
+        with one row per ID and an OUTCOME that was observed: killed, interrupted, still running, unconfirmed, already
         gone, changed, refused, unreachable or failed.
 
-        IDs are killed at once. By filters, which are those of %tidb_ps, and by --from, a variable that holds rows of
-        %tidb_ps or ids, nothing is sent without --yes: the OUTCOME is planned. Of rows the session, its user, its
-        statement and its transaction must be those that were seen; else it is changed, and nothing is sent.
+        IDs are killed at once. With filters, which are those of %tidb_ps, and with --from, a variable that holds rows
+        of %tidb_ps or IDs, nothing is sent without --yes: the OUTCOME is planned. The session, user, statement and
+        transaction of a row must still be the same; otherwise the OUTCOME is changed, and nothing is sent.
 
-        --yes            kill what matches the filters, or the rows of --from
+        --yes            kill the sessions that match the filters, or the rows of --from
         --dry-run        only show what would be sent
-        --max-victims N  if there are more, send nothing (default: %config TidbMagics.max_victims, 50)
-        --force          send also to DDL, IMPORT INTO, internal work and what is committing
-        --timeout SEC    seconds from each KILL to its proof (default: 10)
-        --reason TEXT    why, for %tidb_ps --history and the audit file (%config TidbMagics.audit_file)
+        --max-victims N  send nothing if there are more targets (default: %config TidbMagics.max_victims, 50)
+        --force          send also to DDL, IMPORT INTO, internal work and committing transactions
+        --timeout SEC    seconds from each KILL to the proof of its effect (default: 10)
+        --reason TEXT    kept in %tidb_ps --history and the audit file (%config TidbMagics.audit_file)
 
         --user USER, --host HOST, --db DB, --instance ADDRESS, --command COMMAND, --min-time SEC, --match REGEX,
-        --where SQL and --idle are the filters; %tidb_ps? tells more of them.
+        --where SQL and --idle are the filters: see %tidb_ps?.
 
             %tidb_kill QUERY 5857102839209263511
             %tidb_kill {df.ID.iloc[0]} {df.ID.iloc[1]}
             %tidb_kill QUERY --user batch --min-time 600 --yes
             %tidb_kill --from blocked --yes
 
-        Of what %tidb_ps --locks gave, --from takes the root blockers for whom others still wait. Then those who waited
-        are watched for 30 s at most; Ctrl-C ends only the watching.
+        From a list of %tidb_ps --locks, --from takes the root blockers for which sessions still wait. Then the waiting
+        sessions are watched for up to 30 s; Ctrl-C ends only the watching.
         """
         reader = kill_parser()
         expanded, values = reader.expand(line, lambda text: eval(text, self._names(local_ns)))  # noqa: S307 (typed here)
@@ -276,14 +276,14 @@ class TidbMagics(Preferences):
         query, ids = kill_words(options.words, values)
         filters = {name: value for name in FILTERS if (value := getattr(options, name)) is not None}
         if (len(ids) > 0) + (options.from_ is not None) + bool(filters) > 1:
-            reader.error("give ids, or --from, or filters, and only one of them")
+            reader.error("give ids, --from or filters: exactly one of these")
         if not (ids or options.from_ or filters):
             reader.error("Expected a connection id (digits only), found the end: give ids, --from or filters")
         if options.yes and options.dry_run:
             reader.error("--yes does not go with --dry-run")
         victims = self._variable(reader, options.from_, local_ns) if options.from_ else _victims(reader, ids)
         if ids and hasattr(victims, "roots"):
-            reader.error("who blocks whom goes with --from VARIABLE, which plans first")
+            reader.error("a lock forest needs --from VARIABLE, which plans first")
         plan = options.dry_run or not (ids or options.yes)
         killed = self._kill(reader, options, victims, plan=plan, query=query, **filters)
         killed.remarks = (*killed.remarks, *_as_typed(filters))
@@ -291,17 +291,17 @@ class TidbMagics(Preferences):
             most = max(len(killed), options.max_victims or self.max_victims)
             more = f" --max-victims {most}" if most > (options.max_victims or self.max_victims) else ""
             how = f"%tidb_kill {line.strip().removesuffix(';')} --yes{more}"
-            killed.remarks = (*killed.remarks, f"Nothing was sent. To carry it out: {how}")
+            killed.remarks = (*killed.remarks, f"Nothing was sent. To send it: {how}")
         return killed
 
     @no_var_expand
     @cell_magic("tidb_kill")  # type: ignore[arg-type]  # as IPython documents it
     def tidb_kill_cell(self, line: str, cell: str) -> "KillReport":
-        """End what a cell of KILL statements says, one statement a line or separated by semicolons. Acts at once.
+        """Execute a cell of KILL statements, one a line or separated by semicolons. Acts at once.
 
             %%tidb_kill [--dry-run] [--max-victims N] [--force] [--timeout SEC] [--reason TEXT]
 
-        If one of them is wrong nothing is sent. %tidb_kill? tells the rest.
+        If one of them is wrong, nothing is sent. See %tidb_kill? for the options.
 
             %%tidb_kill
             KILL QUERY 5857102839209263511;
@@ -312,14 +312,14 @@ class TidbMagics(Preferences):
         for name in ("words", "from_", "yes", *sorted(FILTERS)):
             if getattr(options, name) not in (None, []) and getattr(options, name) is not False:
                 option = "an id" if name == "words" else f"--{name.strip('_').replace('_', '-')}"
-                raise usage_error("%%tidb_kill", f"the cell says whom to kill: above it {option} has no meaning.")
+                raise usage_error("%%tidb_kill", f"the cell contains the targets: {option} is not allowed here.")
         return self._kill(reader, options, kill_cell(cell), plan=options.dry_run)
 
     def _kill(
         self, reader: Parser, options: argparse.Namespace, victims: Any, *, plan: bool, **whom: Any
     ) -> "KillReport":
         if options.max_victims is not None and options.max_victims < 1:
-            reader.error(f"--max-victims is a whole number from 1 on, not {options.max_victims}")
+            reader.error(f"--max-victims must be a whole number of 1 or more, not {options.max_victims}")
         cluster = self._connected()
         how = {"deadline": self.deadline, "force": options.force, "reason": options.reason}
         if not plan:
@@ -336,7 +336,7 @@ class TidbMagics(Preferences):
     def _variable(self, reader: Parser, name: str, local_ns: dict[str, Any] | None) -> Any:
         names = self._names(local_ns)
         if name not in names:
-            hint = f"; put it into one first: x = {name}" if not name.isidentifier() else ""
+            hint = f"; assign it first: x = {name}" if not name.isidentifier() else ""
             reader.error(f"--from: there is no variable {name!r}{hint}")
         return names[name]
 
@@ -402,7 +402,7 @@ class TidbMagics(Preferences):
         if self.cluster is None:
             there = f"; there are: {', '.join(name or '(no alias)' for name in self.clusters)}" if self.clusters else ""
             raise NotConnectedError(
-                f"Not connected. First: %tidb_connect mysql://user@host:4000 (or: %tidb_connect playground){there}"
+                f"Not connected. Type: %tidb_connect mysql://user@host:4000 (or: %tidb_connect playground){there}"
             )
         return self.cluster
 
@@ -421,7 +421,7 @@ def _victims(reader: Parser, ids: list[Any]) -> Any:
     """Return ids as one list, a frame as it is, None for none."""
     whole = [one for one in ids if any(hasattr(one, name) for name in ("columns", "dtype", "roots"))]
     if any(not hasattr(one, "dtype") for one in whole) and len(ids) > 1:
-        reader.error("a frame in braces stands alone")
+        reader.error("a frame in braces must be the only argument")
     if whole and len(ids) == 1:
         return whole[0]
     return flatten_ids(ids) if ids else None

@@ -31,7 +31,7 @@ _SLOW = 2  # deadlines after which the cluster's own list is given up though eve
 _PD_SPREAD = 10  # times as long as an instance took to respond PD is waited for, which is asked through one
 _MEMBERS_AGE = 10.0  # seconds since PD answered, after which an incomplete reading waits for PD, too
 _POLL = 0.05  # seconds; a change is noticed at once, a moment that passes after that time
-_NO_LIST = "The cluster's own list does not answer."
+_NO_LIST = "The cluster's own list does not respond."
 
 # Asks one connection: for the sessions of that instance if it is named, else for those of the whole cluster. It gives
 # up at that moment of the monotonic clock.
@@ -333,11 +333,11 @@ class _Reading:
             said = f"No instance answered within {self._spent():.3g} s."
             raise DeadlineError(" ".join(filter(None, [said, self._left, *sentences])))
         pool.monitor.note_unresponsive({name: why for name, why in reasons.items() if name not in refused})
-        remarks = [f"{self.problem or _NO_LIST} Each instance was read by itself.", *filter(None, [self._left])]
+        remarks = [f"{self.problem or _NO_LIST} Each instance was read separately.", *filter(None, [self._left])]
         if membership.pd_unresponsive:
-            remarks.append("PD does not answer, so who is registered now is not known; our question ends within 6 s.")
+            remarks.append("PD is not responding; the list of instances may be out of date.")
         elif not membership.authoritative:
-            remarks.append("Which instances are registered was not found out.")
+            remarks.append("The registered instances are not known.")
         remarks += [f"Answered: {', '.join(sorted(answers))}.", *sentences]
         complete = not missing and membership.authoritative and not membership.pd_unresponsive
         return Gathered(tuple(answers.values()), complete, missing, tuple(remarks))

@@ -32,7 +32,7 @@ class Filters:
     >>> Filters(user="")
     Traceback (most recent call last):
     ...
-    tidb_magic.errors.OptionError: user is empty: leave it out, or say which one.
+    tidb_magic.errors.OptionError: user is empty: omit it, or give a value.
     """
 
     user: str | None = None
@@ -50,9 +50,10 @@ class Filters:
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, str) and not value.strip():
-                raise OptionError(f"{field.name} is empty: leave it out, or say which one.")
+                raise OptionError(f"{field.name} is empty: omit it, or give a value.")
             if isinstance(value, str) and (half := _SURROGATE.search(value)):
-                raise OptionError(f"{field.name} has {half[0]!r} in it, half of a character: no statement can hold it.")
+                surrogate = "half of a character (a lone surrogate), which no statement can contain"
+                raise OptionError(f"{field.name} contains {half[0]!r}, {surrogate}.")
             if field.name in _TEXTS and not isinstance(value, str | None):
                 raise OptionError(f"{field.name} is text, not {value!r}.")
         if not isinstance(self.idle, bool):

@@ -163,7 +163,14 @@ def _statement(connection: Connection, matches: str, *, whole: bool, with_transa
         table, instance = "CLUSTER_TIDB_TRX", " AND trx.INSTANCE = found.INSTANCE"
     else:
         table, instance = "TIDB_TRX", ""
-    return query("look_closely", sessions=sessions, hint=hint, transactions=table, instance=instance, order=order)
+    return query(
+        "session_by_id_with_transaction",
+        sessions=sessions,
+        hint=hint,
+        transactions=table,
+        instance=instance,
+        order=order,
+    )
 
 
 def resembling(connection: Connection, number: int, *, deadline: float = DEADLINE) -> list[int]:

@@ -132,8 +132,8 @@ class ProcessList(ReadFrame):
         if self.matched > self.limit:
             lines.append(f"{self.limit:,} were listed: --limit {self.matched} lists all.")
         if self.hidden:
-            are = "is not in it: --idle lists it" if self.hidden == 1 else "are not in it: --idle lists them"
-            lines.append(f"{counted(self.hidden, 'idle session')} {are} too.")
+            them = "it" if self.hidden == 1 else "them"
+            lines.append(f"{counted(self.hidden, 'idle session')} hidden (--idle shows {them}).")
         ids = set(zip(self["INSTANCE"], self["ID"], strict=True))
         if cut := [length for session, length in self.cut.items() if session in ids]:
             longest = Bytes(max(cut))

@@ -23,7 +23,7 @@ from tidb_magic.sessions.processlist import INFO_CUT, LENGTH, OURS, to_columns
 LIMIT = 200  # rows
 Frame = TypeVar("Frame", bound=ReadFrame)
 _MOST = 10_000_000  # rows
-_ABSENT = "The session that asked is not in its own list: the server leaves sessions out."
+_ABSENT = "The list lacks the session that read it: the server omits sessions."
 
 
 def without_own_session(gathered: Gathered) -> Gathered:

@@ -100,7 +100,7 @@ class ConnectionList(ShownFrame):
 
     def _table(self) -> Table:
         header = list(self.columns)
-        how = "" if len(self) else " First: %tidb_connect mysql://user@host:4000"
+        how = "" if len(self) else " Type: %tidb_connect mysql://user@host:4000"
         return header, _rows(self, header), [f"{counted(len(self), 'connection')}.{how}"]
 
 

@@ -20,9 +20,9 @@ _REASONS = (
     "",
     "It is a connection of tidb_magic itself.",
     "It runs no statement.",
-    "It is another user's session: that takes CONNECTION_ADMIN or SUPER.",
-    "It waits itself: end the session at the root of its tree.",
-    "It is no session.",
+    "It is another user's session: killing it requires CONNECTION_ADMIN or SUPER.",
+    "It waits itself: kill the root of its tree.",
+    "It is not a session.",
 )
 _OURS, _IDLE, _STRANGER, _WAITS, _NOBODY = range(1, 6)  # places in it
 

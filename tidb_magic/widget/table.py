@@ -109,7 +109,7 @@ class SessionTable(anywidget.AnyWidget):
         origin = frame.origin
         cluster = origin.cluster() if origin is not None else None
         if origin is None or origin.reload is None or cluster is None:
-            raise NotConnectedError("This list knows no cluster: list again.")
+            raise NotConnectedError("This list has no cluster: list again.")
         self._cluster: Callable[[], Cluster | None] = origin.cluster
         self._reload = origin.reload
         self._settings = settings
@@ -210,7 +210,7 @@ class SessionTable(anywidget.AnyWidget):
         frame = self._frames.get(said["version"])
         rows = None if frame is None else _rows(frame, said["sessions"])
         if rows is None:
-            error = "This list is not remembered any more: refresh it first."
+            error = "This list is out of date: refresh it first."
             self.send({"kind": "planned", "ask": ask, "error": error})
             return
         if len(rows) > (most := self._settings.max_victims):
@@ -229,7 +229,7 @@ class SessionTable(anywidget.AnyWidget):
         """Answer a confirmed kill with a question: it may have waited here while a cell ran."""
         ask = said["ask"]
         if ask not in self._asks:
-            self.send({"kind": "killed", "ask": ask, "error": "This was taken back. Nothing was sent."})
+            self.send({"kind": "killed", "ask": ask, "error": "This was cancelled. Nothing was sent."})
             return
         self._asks[ask].asked = time.monotonic()
         self.send({"kind": "asked", "ask": ask})
@@ -239,7 +239,7 @@ class SessionTable(anywidget.AnyWidget):
         ask = said["ask"]
         asked = self._asks.get(ask)
         if asked is None or asked.asked is None:
-            self.send({"kind": "killed", "ask": ask, "error": "This was taken back. Nothing was sent."})
+            self.send({"kind": "killed", "ask": ask, "error": "This was cancelled. Nothing was sent."})
         elif time.monotonic() - asked.asked > min(max(said["after"], 0), ASKED_BACK) + _GRACE:
             self._ask_back(said)  # the answer waited here, while a cell ran
         else:

@@ -9,7 +9,7 @@ const ASKED_BACK = 5000; // ms in which a person has to answer it
 const WATCHING = 5000; // ms between two signs that somebody looks at this
 const SILENT = 5000; // ms without an answer, after which that is said
 const OLD = 60_000; // ms after which a list says how old it is
-const GONE = "The kernel is gone: this is what was seen before. Run the cell again.";
+const GONE = "The kernel is gone: this is the last list. Run the cell again.";
 const NUMBERS = new Set(["TIME", "MEM"]);
 const TITLES = { INFO: "SQL" };
 const GOOD = new Set(["interrupted", "killed", "already gone"]);
@@ -617,13 +617,13 @@ class Table {
 
   reason(row, query) {
     if (!this.alive) return this.whyNot;
-    if (row.ended) return "This session is not in the list any more.";
+    if (row.ended) return "This session is no longer in the list.";
     return this.snapshot.reasons[query ? row.no_query : row.no_connection];
   }
 
   pending(key) {
     const ask = [...this.asks.values()].find((one) => !one.done && one.keys.includes(key));
-    return ask ? "A kill of this session is already asked for." : "";
+    return ask ? "A kill of this session is already requested." : "";
   }
 
   // -- below a row: its statement, or a kill ----------------------------------------------------------------------
@@ -673,7 +673,7 @@ class Table {
     });
     const note = element("span", { class: "tidb-note" });
     if (whole === null) {
-      note.textContent = this.alive ? "Waiting for the rest of it …" : "The kernel is gone: this is its beginning.";
+      note.textContent = this.alive ? "Waiting for the rest of it …" : "The kernel is gone: this is only the beginning.";
     }
     const pre = element("pre", { text: visible(shown), tabindex: "0", "aria-label": `Statement of connection ${row.ID}` });
     cell.replaceChildren(element("div", { class: "tidb-statement" }, pre, copy, note));
@@ -747,7 +747,7 @@ class Table {
     const button = (text, does, onclick, kind = "") =>
       buttons.push(element("button", { type: "button", text, "data-does": does, class: kind, onclick }));
     if (ask.state === "looking") {
-      parts.push(element("p", { text: busy ? "The kernel is busy: this waits for the running cell. Nothing was sent." : "Looking …" }));
+      parts.push(element("p", { text: busy ? "The kernel is busy: this is queued until the cell ends. Nothing was sent." : "Looking …" }));
       button(busy ? "Take it back" : "Cancel", "cancel", () => this.takeBack(ask));
     } else if (ask.state === "planned") {
       const number = ask.rows.length > 1 ? ` (${ask.plan.rows.filter((row) => row.outcome === "planned").length})` : "";
@@ -756,7 +756,7 @@ class Table {
       button("Cancel", "cancel", () => this.takeBack(ask));
     } else if (ask.state === "confirmed" || ask.state === "answered") {
       const text = busy
-        ? "The kernel is busy: this waits for the running cell. Nothing was sent yet."
+        ? "The kernel is busy: the kill is queued until the cell ends. Nothing was sent yet."
         : "Asking the kernel …";
       parts.push(element("p", { text }));
       button("Take it back", "cancel", () => this.takeBack(ask));
@@ -766,7 +766,7 @@ class Table {
       button("Yes, kill now", "confirm", () => this.yes(ask), "tidb-danger");
       button("No", "cancel", () => this.takeBack(ask));
     } else if (ask.state === "sent") {
-      parts.push(element("p", { text: "KILL is sent; waiting for the proof …" }));
+      parts.push(element("p", { text: "KILL was sent; waiting for its effect …" }));
     } else if (ask.state === "refused") {
       button("Close", "cancel", () => this.end(ask));
     }
@@ -786,7 +786,7 @@ class Table {
     const facts = element("div", { class: "tidb-facts-of-kill" });
     const left = (ask.plan?.rows ?? []).filter((row) => row.outcome !== "planned").length;
     if (left && ask.rows.length > 1) {
-      facts.append(element("div", { class: "tidb-warn", text: `${left} of ${many(ask.rows.length, "session")} will be left alone.` }));
+      facts.append(element("div", { class: "tidb-warn", text: `${left} of ${many(ask.rows.length, "session")} will not be killed.` }));
     }
     const planned = new Map((ask.plan?.rows ?? []).map((row) => [keyOf(row.instance, row.id), row]));
     const sessions = ask.rows.slice(0, 20);
@@ -810,7 +810,7 @@ class Table {
     }
     for (const remark of ask.plan?.remarks ?? []) facts.append(element("div", { text: visible(remark) }));
     if (ask.plan?.age * 1000 > OLD) {
-      facts.append(element("div", { class: "tidb-warn", text: `⚠ This list is ${duration(ask.plan.age)} old; who changed since then is left alone.` }));
+      facts.append(element("div", { class: "tidb-warn", text: `⚠ This list is ${duration(ask.plan.age)} old; sessions that changed since then are not killed.` }));
     }
     if (ask.error) facts.append(element("div", { class: "tidb-bad", text: `✗ ${visible(ask.error)} Nothing was sent.` }));
     return facts;
@@ -836,7 +836,7 @@ class Table {
     ask.state = "asked back";
     ask.until = performance.now() + ASKED_BACK;
     this.drawAsk(ask);
-    this.status.textContent = "The kernel asks whether you still want to kill.";
+    this.status.textContent = "The kernel asks for confirmation again.";
   }
 
   // `after` is how long it took to answer: what the answer waits besides, the kernel asks back again.
@@ -857,7 +857,7 @@ class Table {
 
   expire(ask) {
     this.send({ kind: "no", ask: ask.number });
-    this.note(ask, "○ not sent", "The kernel heard the click late and asked back; nobody answered within 5 s.");
+    this.note(ask, "○ not sent", "The kernel received the click late and asked for confirmation; there was no answer within 5 s.");
     this.end(ask);
   }
 
@@ -1010,7 +1010,7 @@ class Table {
       let reason = "";
       if (!this.alive) reason = this.whyNot;
       else if (!chosen.length) reason = "Select rows first.";
-      else if (!able) reason = "None of the selected sessions can be ended so.";
+      else if (!able) reason = "None of the selected sessions can be killed this way.";
       this.able(button, reason, `${text} of ${many(chosen.length, "selected session")}`);
     }
     this.allBox.checked =
@@ -1023,14 +1023,14 @@ class Table {
     const pace = this.model.get("pace");
     const trouble = this.model.get("trouble");
     this.liveBox.checked = this.wantLive ?? live > 0;
-    const slowed = pace > live ? ` (slowed down to ${pace} s: the cluster answers slowly)` : "";
+    const slowed = pace > live ? ` (slowed down to ${pace} s: the cluster responds slowly)` : "";
     this.liveLabel.textContent = live > 0 ? `live, every ${live} s${slowed}` : "live";
     const age = this.snapshot.taken === null ? 0 : Math.max(0, Date.now() - this.snapshot.taken);
     let text = age > OLD ? `${duration(age / 1000)} old` : "";
     if (this.waiting) text = "reading …";
     if (trouble) text = `⚠ ${visible(trouble)}`;
     if (this.asked && performance.now() - this.asked > SILENT) {
-      text = "⚠ The kernel does not answer: it runs a cell, or it is gone. What you click waits for it.";
+      text = "⚠ The kernel is not responding: it runs a cell, or it is gone. Clicks are queued.";
     }
     if (!this.alive) text = `⚠ ${this.whyNot}`;
     if (this.age.textContent !== text) this.age.textContent = text;
