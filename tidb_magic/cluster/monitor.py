@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from statistics import median_low
 from typing import Protocol
+from weakref import ref
 
 from tidb_magic.cluster.topology import Instance, Topology
 from tidb_magic.connection.connection import CONNECT_TIMEOUT, Connection
@@ -45,7 +46,7 @@ class Monitor:
     """
 
     def __init__(self, connections: Connections) -> None:
-        self._connections = connections
+        self._pool = ref(connections)  # which holds this: a Cluster that is dropped is freed at once
         self._lock = threading.Lock()
         self._turns: dict[str, threading.Lock] = {}
         self._responses: dict[str, tuple[float, float]] = {}
@@ -54,12 +55,19 @@ class Monitor:
 
     def note_degraded(self) -> None:
         """Note that the cluster's own list does not respond, and find out in the background when it does again."""
+        connections = self._connections
         with self._lock:
-            if self.degraded or self._connections.closed.is_set():
+            if self.degraded or connections.closed.is_set():
                 return
             self.degraded = True
             self.unresponsive.clear()
-        self._connections.start(self._look_after)
+        connections.start(self._look_after, connections)
+
+    @property
+    def _connections(self) -> Connections:
+        connections = self._pool()
+        assert connections is not None  # noqa: S101 (it calls this)
+        return connections
 
     def note_unresponsive(self, found: Mapping[str, str]) -> None:
         """Note the instances that did not respond, and why. While nothing is degraded, no thread would remove them."""
@@ -110,18 +118,19 @@ class Monitor:
             It did not respond.
         """
         over, late, limit = threading.Event(), threading.Event(), self.grace(deadline)
-        name = "" if instance is None else self._connections.topology.name(instance)
+        connections = self._connections
+        name = "" if instance is None else connections.topology.name(instance)
 
         def check() -> None:
             responds = threading.Event()
             if instance is not None:
-                self._connections.start(self._respond, instance, PATIENCE * deadline, responds)
-            greeted = self._connections.greeted
+                connections.start(self._respond, connections, instance, PATIENCE * deadline, responds)
+            greeted = connections.greeted
             if not over.wait(limit - CHECK * deadline) and not responds.is_set() and not greeted(name):
                 late.set()
                 connection.close()
 
-        watch, began = WATCHDOG.watch(CHECK * deadline, lambda: self._connections.start(check)), time.monotonic()
+        watch, began = WATCHDOG.watch(CHECK * deadline, lambda: connections.start(check)), time.monotonic()
         try:
             yield PATIENCE * deadline
             if instance is not None:
@@ -134,35 +143,35 @@ class Monitor:
             over.set()
             WATCHDOG.forget(watch)
 
-    def _respond(self, instance: Instance, within: float, responds: threading.Event) -> None:
+    def _respond(self, connections: Connections, instance: Instance, within: float, responds: threading.Event) -> None:
         began = time.monotonic()
         with suppress(TidbMagicError):
-            self._connections.connect_to(instance, within)
+            connections.connect_to(instance, within)
             responds.set()
-            self.responded(self._connections.topology.name(instance), time.monotonic() - began)
+            self.responded(connections.topology.name(instance), time.monotonic() - began)
 
     # -- the thread --------------------------------------------------------------------------------------------
 
-    def _look_after(self) -> None:
+    def _look_after(self, connections: Connections) -> None:
         pause, longest = _RETRY
-        while not self._connections.closed.wait(pause) and not self._connections.refusal:
+        while not connections.closed.wait(pause) and not connections.refusal:
             pause = min(pause * 1.5, longest)
-            for name, instance in self._connections.topology.registered().items():
+            for name, instance in connections.topology.registered().items():
                 if name in self.unresponsive and not self.turn(name).locked():
-                    self._connections.start(self._revive, name, instance)
-            if self._connections.probe(self.unresponsive):
+                    connections.start(self._revive, connections, name, instance)
+            if connections.probe(self.unresponsive):
                 with self._lock:
                     self.degraded = False
                     self.unresponsive.clear()
                 return
 
-    def _revive(self, name: str, instance: Instance) -> None:
+    def _revive(self, connections: Connections, name: str, instance: Instance) -> None:
         """Note that an instance responds again, as soon as it does."""
         turn = self.turn(name)
         if not turn.acquire(blocking=False):
             return  # it is being asked
         try:
-            connection = self._connections.connect_to(instance, CONNECT_TIMEOUT)
+            connection = connections.connect_to(instance, CONNECT_TIMEOUT)
             connection.query(query("identify"), deadline=CONNECT_TIMEOUT, leave=True)
         except TidbMagicError:
             pass

@@ -26,6 +26,10 @@ class Watch:
     over: bool = field(default=False, compare=False)
 
 
+def _nothing() -> None:
+    pass
+
+
 class Watchdog:
     """Acts when the time of a watch is over, in one thread that is there while somebody waits. An act must not wait."""
 
@@ -56,7 +60,7 @@ class Watchdog:
     def forget(self, watch: Watch) -> None:
         """Do not act any more. After that the act is not under way either."""
         with self._changed:
-            watch.over = True
+            watch.over, watch.act = True, _nothing  # so that a connection is freed before the moment has come
 
     def rest(self) -> None:
         """End the thread now, if nothing waits."""
