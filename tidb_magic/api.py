@@ -46,8 +46,8 @@ class PasswordInUrlWarning(UserWarning):
 class Cluster:
     """A TiDB cluster, through one connection to one of its instances. Get one from `connect`.
 
-    It connects again by itself after the connection was lost. While an instance or PD is silent it holds a connection
-    to each other instance too, and a thread looks when the silent one answers again. Close it, or use it in a ``with``
+    It connects again after the connection was lost. While an instance or PD does not respond, it holds a connection to
+    each other instance too, and a thread finds out when the instance responds again. Close it, or use it in a ``with``
     block.
 
     Attributes
@@ -136,10 +136,10 @@ class Cluster:
             return list_instances(self._pool, deadline=deadline)
 
     def locks(self, *, deadline: float = DEADLINE) -> LockForest:
-        """Read who waits for whom: for row locks, and DDL for transactions. As `processlist` for what can be raised.
+        """Read the lock waits: for row locks, and of DDL for transactions. Raises what `processlist` raises.
 
-        Every store is asked. Needs PROCESS; without it your own sessions that wait are listed. Which DDL waits needs
-        SELECT on mysql.tidb_mdl_info and mysql.tidb_ddl_job, else all that runs is taken to.
+        Every store is asked. Needs PROCESS; without it your own sessions that wait are listed. Waiting DDL
+        needs SELECT on mysql.tidb_mdl_info and mysql.tidb_ddl_job; without it all running DDL is treated as waiting.
         """
         deadline = seconds(deadline, "deadline")
         forest = _read_locks(self, deadline=deadline)
@@ -176,7 +176,7 @@ class Cluster:
         victims
             One connection id or several, as whole numbers, on any instance (floats are refused: they have lost
             digits); or what `parse_kill` gave; or a frame: rows of `processlist`; or what `locks` gave: its root
-            blockers. After these, or rows of its frame, were killed, who waited for them is watched for 30 s at most.
+            blockers. After these, or rows of its frame, were killed, the waiting sessions are watched for up to 30 s.
         query
             End the running statement only; the session lives on.
         timeout
@@ -255,7 +255,7 @@ class Cluster:
     def _kill_blockers(
         self, victims: LockForest | pd.DataFrame, how: KillOptions, *, query: bool, reason: str
     ) -> KillReport:
-        """Kill those for whom others still wait, and see these go on."""
+        """Kill the sessions for which others still wait, and watch these continue."""
         rows = victims.roots if isinstance(victims, LockForest) else victims
         if not len(rows):
             return kill(self._pool, [], how, self._audit(reason), remarks=["There is no root blocker to kill."])
@@ -278,7 +278,7 @@ class Cluster:
         return Audit(settings.address, settings.user, self.audit_file, self.audit_sql, reason)
 
     def close(self) -> None:
-        """Close what is connected, and end the thread that looks after silent instances."""
+        """Close what is connected, and end its threads."""
         self._pool.close()
         with self._making_twins:
             twins, self._twins = list(self._twins.values()), {}
@@ -332,7 +332,7 @@ class Cluster:
 
     @property
     def state(self) -> Mapping[str, object]:
-        """What is connected, by the names of the columns of ``%tidb_connect --list``. Asks nobody."""
+        """What is connected, by the names of the columns of ``%tidb_connect --list``. Sends no statement."""
         pool, able = self._pool, self._pool.capabilities
         return {
             "ADDRESS": pool.settings.address,
@@ -403,9 +403,9 @@ def connect(  # noqa: PLR0913 (where, and how)
     ssl_ca
         A file with the CA of the server's certificate: TLS, verified.
     direct
-        Whether to connect to the addresses that the instances advertise, to read them by themselves while another is
-        silent: ``auto`` (not to a loopback address of another machine), ``always`` or ``never``. Without it the given
-        address is tried again until it leads there, as a balancer does.
+        Whether to connect to the addresses that the instances advertise, to read them separately while another one is
+        unresponsive: ``auto`` (not to a loopback address of another machine), ``always`` or ``never``. Without it the
+        given address is tried again until it leads there, as a balancer does.
 
     Raises
     ------

@@ -585,7 +585,7 @@ def test_a_waiter_on_an_instance_that_answers_is_known_about_while_another_is_si
 
 def test_nobody_waits(connected: InteractiveShell, every_statement: list[str]) -> None:
     forest = eventually(lambda: (now := connected.run_line_magic("tidb_ps", "--locks")) and not len(now.waits) and now)
-    assert repr(forest).startswith("Nobody waits, taken ")
+    assert repr(forest).startswith("No session waits, taken ")
     assert not len(forest.roots)
     connected.user_ns["blocked"] = forest
     report = connected.run_line_magic("tidb_kill", "--from blocked --yes")

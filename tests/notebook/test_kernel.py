@@ -22,7 +22,7 @@ NOTEBOOKS = sorted((Path(__file__).parent.parent.parent / "notebooks").glob("*.i
 # What the outputs of each have to say, and its last cell.
 SHOWN = {
     "bad_day.ipynb": ["NOT COMPLETE: no answer from 127.0.0.1:", "sees own sessions", "global kill off"],
-    "locks.ipynb": ["behind 1 root blocker", "1 killed", "Nobody waits", "((1, 99), (2, 98))"],
+    "locks.ipynb": ["behind 1 root blocker", "1 killed", "No session waits", "((1, 99), (2, 98))"],
     "quickstart.ipynb": ["1 interrupted", "already gone", "Nothing was sent. To send it:"],
     "scripts.ipynb": ["Complete: every registered instance answered.", "1 interrupted", "A connection id is"],
 }

@@ -66,7 +66,7 @@ class Pool:
         try:
             self._main = self._open(CONNECT_TIMEOUT)
         except BaseException:
-            self.closed.set()  # nobody could end the thread that looks after silent instances
+            self.closed.set()  # else the monitor's thread would go on
             raise
 
     def _start_over(self) -> None:
@@ -214,7 +214,7 @@ class Pool:
         self.refreshed = time.monotonic()
         try:
             self.update_members(topology.instances(connection, deadline=min(DEADLINE, time_left(give_up))))
-        except TidbMagicError:  # PD does not answer; who was registered before is still the best guess
+        except TidbMagicError:  # PD does not answer; the instances known before are the best guess
             self.topology.note_pd_unresponsive()
             connection = self._instead(give_up)
         self.enhanced_security = global_kill is None
@@ -232,7 +232,7 @@ class Pool:
         return connection
 
     def _instead(self, give_up: float) -> Connection:
-        """Open a connection in the place of one that was lost to a silent cluster."""
+        """Open a connection in place of one that was lost to an unresponsive cluster."""
         self.monitor.note_degraded()
         connection = self._connect(self.settings, time_left(give_up))
         topology.introduce(connection, deadline=time_left(give_up))

@@ -25,7 +25,7 @@ class Capabilities:
     """What matters for a KILL. None means that the cluster does not say.
 
     `global_kill` and `compatible_kill_query` are TiDB's settings; `see_others` and `kill_others` are whether this user
-    sees and may end other users' sessions: PROCESS alone ends nothing, CONNECTION_ADMIN alone sees nobody.
+    sees and may end other users' sessions: PROCESS alone ends nothing, CONNECTION_ADMIN alone sees no other sessions.
     """
 
     global_kill: bool | None
@@ -54,7 +54,7 @@ class Instance:
 
 @dataclass(frozen=True)
 class Membership:
-    """Who is registered: as PD said when it was last asked (`authoritative`), or as was seen in a list.
+    """The registered instances: as PD listed them last (`authoritative`), or as lists showed them.
 
     `pd_unresponsive` is whether PD did not answer that question, `updated_at` when it did, by the monotonic clock.
     """
@@ -157,7 +157,7 @@ class RouteKind(StrEnum):
 
 
 class Direct(StrEnum):
-    """Whether to connect to the address that an instance advertises, besides the one that a person gave."""
+    """Whether to connect to the address that an instance advertises, beside the one that a person gave."""
 
     AUTO = "auto"  # unless it is a loopback address and ours is not
     ALWAYS = "always"
@@ -167,7 +167,7 @@ class Direct(StrEnum):
 def direct_settings(instance: Instance, settings: Settings, direct: Direct) -> Settings | str:
     """Return how to connect to an instance itself, or the reason why that is not tried.
 
-    The password goes only to a server that a person named: one that another server told us of has to challenge us.
+    The password is sent only to a server that a person named; one that another server advertises must use a challenge.
     """
     if direct is Direct.NEVER:
         return "direct connections are disabled"

@@ -1,4 +1,4 @@
-"""One session on one TiDB instance. The only part of the library that knows the driver."""
+"""One session on one TiDB instance, by the driver."""
 
 import os
 import secrets
@@ -202,7 +202,7 @@ class Connection:
             except KeyboardInterrupt:
                 raise Interrupted(self._abandon()) from None
             except BaseException:
-                self._abandon()  # part of the answer may still be on its way: nobody may use this connection again
+                self._abandon()  # part of the answer may still be under way: this connection must not be used again
                 raise
         finally:
             self._lock.release()

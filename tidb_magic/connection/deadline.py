@@ -1,4 +1,4 @@
-"""Something to do when a time is over, without a thread for each: starting one costs more than a statement's answer."""
+"""Deadlines: acts that are due at a moment, in one thread: starting a thread for each costs more than a statement."""
 
 import heapq
 import itertools
@@ -31,7 +31,7 @@ def _nothing() -> None:
 
 
 class Watchdog:
-    """Acts when the time of a watch is over, in one thread that is there while somebody waits. An act must not wait."""
+    """Acts when the time of a watch is over, in one thread that lives while there are watches. An act must not wait."""
 
     def __init__(self) -> None:
         self.start_over()

@@ -19,7 +19,7 @@ _NO_WRITES = (
     " RESTRICTED_REPLICA_WRITER_ADMIN may still send it."
 )
 _GAVE_UP = "{name} ended our statement by its deadline ({message})."
-# What an error of a login means; others say that nobody answers there.
+# What an error of a login means; others mean that no server answers there.
 _LOGIN: Mapping[int, tuple[type[ConnectError], str]] = {
     ER.ACCESS_DENIED_ERROR: (AuthenticationError, _REFUSED),
     ER.DBACCESS_DENIED_ERROR: (

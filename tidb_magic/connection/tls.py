@@ -23,14 +23,14 @@ OPTIONS = (
     "ssl_verify_server_cert",
 )
 _FILES = {"ssl_ca": "certificate", "ssl_capath": "certificate", "ssl_cert": "certificate", "ssl_key": "key"}
-# Whether it asks for TLS, as MySQL's clients take it. REQUIRED verifies here: who wants less says it.
+# Whether it asks for TLS, as MySQL's clients take it. REQUIRED verifies here.
 _MODES = {"DISABLED": False, "PREFERRED": False, "REQUIRED": True, "VERIFY_CA": True, "VERIFY_IDENTITY": True}
 _WORDS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 _CLOUD = ".tidbcloud.com"  # wants TLS, with a certificate that the system's own list of CAs verifies
 
 
 def context(options: Mapping[str, str], host: str) -> ssl.SSLContext | Literal[False] | None:
-    """Return how to use TLS with that host, None if nothing is said of it: then it is used where a server offers it.
+    """Return how to use TLS with that host, None if it is not given: then it is used where a server offers it.
 
     False is TLS switched off.
 
@@ -82,7 +82,7 @@ def context(options: Mapping[str, str], host: str) -> ssl.SSLContext | Literal[F
 
 @cache
 def unverified_context() -> ssl.SSLContext:
-    """Return how to use TLS where a server offers it and nothing is said of it: nothing is verified."""
+    """Return how to use TLS where a server offers it and it was not required: nothing is verified."""
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     made.check_hostname = False
     made.verify_mode = ssl.CERT_NONE
@@ -90,7 +90,7 @@ def unverified_context() -> ssl.SSLContext:
 
 
 def verifies(used: ssl.SSLContext | Literal[False] | None) -> bool:
-    """Tell whether a server has to prove who it is: its certificate, and the name in it."""
+    """Tell whether a server's certificate, and the name in it, is verified."""
     return isinstance(used, ssl.SSLContext) and used.verify_mode is ssl.CERT_REQUIRED and used.check_hostname
 
 

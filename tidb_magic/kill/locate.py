@@ -119,7 +119,7 @@ def _decide(
     Explaining the absence may take until `give_up`, which is None before the last list.
     """
     unique = pool.capabilities.global_kill
-    # Without global kill the session that was meant can be where nobody answers, and this one its namesake.
+    # Without global kill the intended session can be on the missing instance, and this one has the same ID.
     if not listed.complete and not (rows and unique):
         unknown = "PD" if pool.topology.membership.pd_unresponsive else "an instance"
         silent = f"{', '.join(listed.missing) or unknown} did not answer"

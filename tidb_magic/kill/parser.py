@@ -31,7 +31,7 @@ _TOKEN = re.compile(r"[0-9]+(?![\w$.])|\w[\w$]*|`(?:[^`]|``)*`|.", re.DOTALL | r
 
 @dataclass(frozen=True)
 class KillStatement:
-    """A KILL as it was typed: what it ends and whom. `connection_id` is None for CONNECTION_ID()."""
+    """A KILL as it was typed: its scope and its connection ID. `connection_id` is None for CONNECTION_ID()."""
 
     connection_id: ConnectionId | None
     query: bool = False

@@ -31,7 +31,7 @@ _WIDTHS: Mapping[str, int] = MappingProxyType({"INFO": 40, "REASON": 300})
 class KillReport(ShownFrame):
     """One row for each session that a kill was asked for.
 
-    ID ``Int64``, missing for an id from 2^63 on, which belongs to nobody;
+    ID ``Int64``, missing for an ID from 2^63 on, which no session has;
     INSTANCE, USER, HOST and INFO as last seen, text as all others; ACTION ``QUERY`` or ``CONNECTION``; OUTCOME one of
     `Outcome`; REASON in words; SECONDS ``Float64`` from KILL to proof; STATEMENT as sent, or as it would be;
     WARNING the server's own words.

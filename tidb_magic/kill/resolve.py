@@ -59,12 +59,12 @@ def _target(victim: Any, *, query: bool) -> Target:
 
 
 def matching(pool: Pool, filters: Filters, *, query: bool, deadline: float) -> tuple[list[Target], list[str]]:
-    """Return the sessions that match now, tidb_magic's own left out, and what has to be said of that list.
+    """Return the sessions that match now, without tidb_magic's own, and remarks on that list.
 
     Raises
     ------
     OptionError
-        The filters leave nobody out.
+        The filters exclude no session.
     DeadlineError, ConnectError, ServerError
         As of a list.
     """

@@ -27,7 +27,7 @@ from tidb_magic.queries import query
 from tidb_magic.sessions.fanout import ask_cluster
 from tidb_magic.sessions.lookup import ANYTHING, Condition, Observation, fetch_sessions
 
-_OVER_THEM = "RESTRICTED_CONNECTION_ADMIN"  # the right to end sessions of those whom security-enhanced mode protects
+_OVER_THEM = "RESTRICTED_CONNECTION_ADMIN"  # to end sessions of users that security-enhanced mode protects
 # Seconds that a statement runs to be found in the list, where there is no alias: then it runs longer, twice.
 _SHOWN = (0.3, 0.6, 1.2)
 

@@ -1,6 +1,6 @@
-"""After root blockers were killed: who waited for them waits no longer, and since when. KILL leaves locks for a while.
+"""After root blockers were killed: which sessions no longer wait for them, and since when. KILL leaves locks a while.
 
-Whether he got the lock, gave up (innodb_lock_wait_timeout) or ended is not to be seen from outside.
+Whether a session got the lock, gave up (innodb_lock_wait_timeout) or ended is not visible from outside.
 """
 
 import time
@@ -25,7 +25,7 @@ _STILL, _UNKNOWN, _NO_LONGER = "still waiting", "not known", "no longer waiting"
 
 @dataclass
 class _Waiter:
-    """Somebody who waited for a killed session. `since` is when it was not seen to any more."""
+    """A session that waited for a killed one. `since` is when it was first observed not to wait."""
 
     name: str
     instance: str | None
@@ -43,7 +43,7 @@ class _Waiter:
 
 
 def still_blocking(target: Target, now: LockForest, blockers: Collection[tuple[str, int]]) -> Target:
-    """Return a target as `changed` if it is one of those that blocked somebody, and nobody waits for it now."""
+    """Return a target as `changed` if it blocked sessions and none waits for it now."""
     if (target.instance or "", int(target.id)) not in blockers or now.holds_up(target.instance, target.id):
         return target
     unheard = "" if now.complete else ", as far as the responding instances show"
@@ -51,7 +51,7 @@ def still_blocking(target: Target, now: LockForest, blockers: Collection[tuple[s
 
 
 def waiters_of(report: KillReport, now: LockForest, *, query: bool) -> list[str]:
-    """Return what has to be said of those who wait for who is planned to be killed, or whose statement ended."""
+    """Return remarks on the sessions that wait for the planned targets, or for those whose statement ended."""
     ones = report[report["OUTCOME"].isin([Outcome.PLANNED, Outcome.INTERRUPTED])]
     waiting = len(_waiters(now, set(zip(ones["INSTANCE"], ones["ID"], strict=True))))
     if not waiting:
@@ -63,7 +63,7 @@ def waiters_of(report: KillReport, now: LockForest, *, query: bool) -> list[str]
 
 
 def follow(pool: Pool, report: KillReport, before: LockForest, *, deadline: float) -> KillReport:
-    """Watch until nobody waits any longer for who was killed, 30 s at most, and add that to the report.
+    """Watch for up to 30 s until no session waits for the killed ones, and add the result to the report.
 
     Ctrl-C ends the watching, and is said.
     """
@@ -93,7 +93,7 @@ def _waiters(forest: LockForest, victims: set[tuple[str, int]]) -> list[_Waiter]
 
 
 def _watch(pool: Pool, watched: list[_Waiter], gone: set[str], deadline: float) -> list[str]:
-    """Read until nobody waits for those who are gone; return what kept it from that, or who waits for others now."""
+    """Read until no session waits for the killed ones; return remarks on failures, and on new waits for others."""
     began = time.monotonic()
     said: list[str] = []
     others = ""
@@ -139,7 +139,7 @@ def _note(watched: list[_Waiter], gone: set[str], now: LockForest, seconds: floa
 
 
 def _said(watched: list[_Waiter]) -> str:
-    """Return what became of them: those of whom it is the same together, few of them by name."""
+    """Return what happened to the sessions, grouped; a few are named."""
     same: dict[str, list[_Waiter]] = {}
     for one in watched:
         same.setdefault(one.now, []).append(one)

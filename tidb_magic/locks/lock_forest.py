@@ -1,4 +1,4 @@
-"""LockForest: who blocks whom, as text, HTML and DataFrames."""
+"""LockForest: which session blocks which, as text, HTML and DataFrames."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -18,7 +18,7 @@ _DEADLOCKS_SHOWN = 5
 
 
 class LockForest:
-    """Who waits for whom in a TiDB cluster: the root blockers first, each with who waits behind it.
+    """The lock waits in a TiDB cluster: the root blockers first, each with the sessions that wait for it.
 
     Attributes
     ----------
@@ -54,13 +54,13 @@ class LockForest:
         self._nodes = nodes
 
     def holds_up(self, instance: str | None, number: int) -> bool:
-        """Tell whether somebody waits for this session."""
+        """Tell whether a session waits for this one."""
         waits = self.waits
         return bool(((waits["HOLDER_INSTANCE"] == instance) & (waits["HOLDER_ID"] == number)).any())
 
     @property
     def roots(self) -> ProcessList:
-        """The sessions to kill: others wait for them, and they wait for nobody."""
+        """The sessions to kill: others wait for them, and they do not wait."""
         roots = {node.branch.name for node in self._nodes if node.blocker}
         chosen = [key in roots for key in zip(self.frame["INSTANCE"], self.frame["ID"], strict=True)]
         return self.frame.loc[chosen]
@@ -81,13 +81,13 @@ class LockForest:
 
     @property
     def summary(self) -> list[str]:
-        """Sentences on who waits, and how it was read; and on the deadlocks, each in a line."""
+        """Sentences on the waits, on how they were read, and on the deadlocks, each in a line."""
         resolved = (": ".join((str(moment), str(where), str(what))) for moment, where, _, what in self._resolved())
         return [*self._footer(), *self._about_deadlocks(), *resolved]
 
     @property
     def tree(self) -> list[tuple[int, Party, bool, list[object]]]:
-        """For each place its depth, who stands there, whether it is a session to kill, and its cells by HEADER."""
+        """For each node its depth, its session, whether it is a session to kill, and its cells by HEADER."""
         return [
             (node.branch.depth, node.branch.name, node.blocker, row)
             for node, row in zip(self._nodes, self._rows(), strict=True)
@@ -101,7 +101,7 @@ class LockForest:
         waiting = sum(node.waiting and node.session is not None for node in self._nodes)
         roots = sum(node.root and node.session is not None for node in self._nodes)
         behind = f" behind {counted(roots, 'root blocker')}" if roots else ""
-        nobody = "Nobody waits" if self.complete else "No session waits"
+        nobody = "No session waits" if self.complete else "No waiting session was found"
         said = f"{counted(waiting, 'session')} {'waits' if waiting == 1 else 'wait'}{behind}" if waiting else nobody
         lines = [self.frame.taken(said)]
         alone = [one.branch.name for one in self._nodes if one.root and one.session is None]
@@ -192,12 +192,12 @@ def _does(session: Session) -> str:
 
 
 def _with_locks(frame: ProcessList, nodes: Iterable[LockNode]) -> ProcessList:
-    """Return the rows of those who stand in the forest, with the columns that LockForest adds."""
+    """Return the rows of the sessions in the forest, with the columns that LockForest adds."""
     at = {key: row for row, key in enumerate(zip(frame["INSTANCE"], frame["ID"], strict=True))}
     listed = [one for one in nodes if isinstance(one.branch.name, tuple) and one.branch.name in at]
     places = [at[one.branch.name] for one in listed]  # type: ignore[index]
     rows = frame.iloc[places].reset_index(drop=True)
-    rows.matched, rows.hidden = len(rows), 0  # it is all who stand there
+    rows.matched, rows.hidden = len(rows), 0  # they are all of the forest
     transactions = [one.transaction for one in listed]
     columns: dict[str, tuple[list[Any], Any]] = {
         "DEPTH": ([one.branch.depth for one in listed], "Int64"),
@@ -225,7 +225,7 @@ def _frame(waits: Sequence[Wait]) -> pd.DataFrame:
         "KIND": ([wait.kind for wait in waits], TEXT),
         "LOCK": ([wait.what for wait in waits], TEXT),
         "SECONDS": ([wait.seconds for wait in waits], "Float64"),
-        # None is called ID: who takes these rows for sessions to kill would end those who wait.
+        # No column is called ID: a kill of these rows would end the waiting sessions.
         "WAITER_INSTANCE": ([waiter[0] for waiter, _ in sessions], TEXT),
         "WAITER_ID": ([waiter[1] for waiter, _ in sessions], "Int64"),
         "HOLDER_INSTANCE": ([holder[0] for _, holder in sessions], TEXT),

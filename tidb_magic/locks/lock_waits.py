@@ -1,6 +1,6 @@
 """Who waits for a lock, as the stores know it, and which DDL waits: asked with a deadline of its own.
 
-A silent store must not look like a silent instance, and must not keep the list of the sessions from being read.
+An unresponsive store must not look like an unresponsive instance, nor keep the list of sessions from being read.
 """
 
 import time
@@ -91,7 +91,7 @@ class _Asking:
         return Waits(tuple(results.values()), jobs, known, denied, said, frozenset(results))
 
     def _jobs(self, instances: Sequence[Instance]) -> tuple[Result | None, str]:
-        """Ask one of these instances for the DDL jobs; return what has to be said of that, too."""
+        """Ask one of these instances for the DDL jobs; return them and a remark."""
         if self.pool.topology.membership.pd_unresponsive:
             return None, "Waiting DDL is not known: PD does not respond."
         why = "No instance answered."
@@ -125,7 +125,7 @@ class _Asking:
                 if not connection.open:
                     self.dropped.end(self.executor, connection)
                 raise
-            except ConnectError:  # it was lost while nobody used it
+            except ConnectError:  # it was lost while it was not used
                 if attempt == 2:
                     raise
         raise AssertionError("never reached")

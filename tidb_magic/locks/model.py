@@ -23,7 +23,7 @@ Party = tuple[str, int] | Unlisted  # a session by INSTANCE and ID
 
 @dataclass(frozen=True)
 class Wait:
-    """That somebody waits for somebody, for what, and since when in seconds, as far as that is known.
+    """A lock wait: the waiter, the holder, the lock, and the seconds since it began, as far as they are known.
 
     DDL waits for a metadata lock or for other DDL, as whose `job` it is known to TiDB.
     """
@@ -47,7 +47,7 @@ class OpenTransaction(Transaction):
 
 @dataclass(frozen=True)
 class LockNode:
-    """One place in the forest: who stands there, for whom he waits, and who for him, the longest first."""
+    """One node of the forest: a session, the locks that it waits for, and the waits for its locks, longest first."""
 
     branch: Branch[Party]
     session: Session | None = None
@@ -57,12 +57,12 @@ class LockNode:
 
     @property
     def waiting(self) -> bool:
-        """Whether it waits itself, for somebody or for whom nobody tells."""
+        """Whether it waits itself, for a known or an unknown blocker."""
         return bool(self.waits) or not self.held
 
     @property
     def root(self) -> bool:
-        """Whether it waits for nobody and others for it."""
+        """Whether others wait for it and it does not wait."""
         return bool(self.held) and not self.waits
 
     @property

@@ -1,4 +1,4 @@
-"""Who blocks whom: waits for locks, and DDL that waits for transactions, joined to the sessions."""
+"""The reader of lock waits: waits for locks, and DDL that waits for transactions, joined to the sessions."""
 
 import json
 import re
@@ -36,7 +36,7 @@ _DEADLOCK_COLUMNS = (*_DEADLOCK, "KEY", "CURRENT_SQL_DIGEST")
 
 
 def locks(pool: Pool, *, deadline: float = DEADLINE) -> LockForest:
-    """Read who waits for whom. PD, the stores and the list of the sessions have the deadline each.
+    """Read the lock waits. PD, the stores and the list of the sessions each have the deadline.
 
     Raises
     ------
@@ -62,14 +62,14 @@ def locks(pool: Pool, *, deadline: float = DEADLINE) -> LockForest:
 
 
 def _update_members(pool: Pool, within: float) -> None:
-    """Ask who is registered: who waits in autocommit mode is told by his own instance alone."""
+    """Update the registered instances: an autocommit waiter is visible only on its own instance."""
     connection = pool.connection(within=within)
     try:
         pool.update_members(topology.instances(connection, deadline=within))
     except DeadlineError:
         pool.topology.note_pd_unresponsive()
         pool.monitor.note_degraded()
-    except ConnectError:  # it was lost while nobody used it, and is opened again, which asks the same
+    except ConnectError:  # it was lost while it was not used; opening it again asks the same
         pool.connection(within=within)
 
 
@@ -91,7 +91,7 @@ def _besides(connection: Connection, instance: str | None, give_up: float) -> li
 def lock_nodes(
     listed: ProcessList, besides: Sequence[Sequence[Result]], asked: Waits, *, complete: bool
 ) -> list[LockNode]:
-    """Join what was read, and return who stands where."""
+    """Join the results, and return the nodes of the forest."""
     open_ones = {number: one for results in besides for number, one in _transactions(results[0])}
     owners: dict[int, Party] = {}
     sessions: dict[Party, Session] = {}

@@ -1,4 +1,4 @@
-"""Who waits for whom, as trees: pure, any hashable names."""
+"""The graph of waits as trees, for any hashable names. No I/O."""
 
 from collections import deque
 from collections.abc import Hashable, Iterable, Mapping
@@ -12,9 +12,9 @@ Name = TypeVar("Name", bound=Hashable)
 class Branch(Generic[Name]):
     """One place in a forest.
 
-    `above` is for whom it waits, None for a root; `depth` how many are above it. `also` are others for whom it waits
-    too, who stand elsewhere. `blocked` is how many wait for it, directly or behind others; `frees` is how many of these
-    wait for nobody else, so that they all go on when it goes. `circular` is a root that waits itself: in a circle.
+    `above` is the node that it waits for, None for a root; `depth` is the number of nodes above it. `also` are others
+    that it waits for, which stand elsewhere. `blocked` counts the nodes that wait for it, directly or indirectly;
+    `frees` counts those of them that wait for no other node. `circular` is a root that waits itself, in a circle.
     """
 
     name: Name
@@ -27,10 +27,10 @@ class Branch(Generic[Name]):
 
 
 def grow(waits: Iterable[tuple[Name, Name]]) -> list[Branch[Name]]:
-    """Return a forest in the order in which it is drawn, for pairs of who waits and for whom.
+    """Return a forest in the order in which it is drawn, for pairs of waiter and holder.
 
-    Everyone stands in it once. Roots, who wait for nobody, come first with the most behind them; of a circle one
-    becomes a root. A pair that is there twice counts once; who waits for himself, does not.
+    Each name stands in it once. Roots, which do not wait, come first, those that block the most before the others; one
+    node of a circle becomes a root. A repeated pair counts once; a pair of one name with itself does not count.
 
     >>> [(branch.name, branch.depth, branch.frees) for branch in grow([("b", "a"), ("c", "b"), ("d", "a")])]
     [('a', 0, 3), ('b', 1, 1), ('c', 2, 0), ('d', 1, 0)]
@@ -49,7 +49,7 @@ def grow(waits: Iterable[tuple[Name, Name]]) -> list[Branch[Name]]:
     grown: dict[Name, Branch[Name]] = {}
     for root in sorted(roots, key=lambda name: -blocked[name]):
         _climb(root, holders, waiters, blocked, grown)
-    # Who is left is in a circle or behind one: who is in it has at least as many behind him as those behind it.
+    # The remaining nodes are in a circle or below one: a node of the circle blocks at least as many as those below.
     for root in sorted((name for name in holders if name not in grown), key=lambda name: -blocked[name]):
         if root not in grown:
             _climb(root, holders, waiters, blocked, grown)
@@ -63,7 +63,7 @@ def _climb(
     blocked: Mapping[Name, int],
     grown: dict[Name, Branch[Name]],
 ) -> None:
-    """Add a root and all behind it that do not stand elsewhere, each right below whom it waits for."""
+    """Add a root and the nodes below it that do not stand elsewhere, each below the one that it waits for."""
     waiting: list[tuple[Name, Name | None, int]] = [(root, None, 0)]
     while waiting:
         name, above, depth = waiting.pop()
@@ -88,7 +88,7 @@ def _waiters_of(name: Name, waiters: Mapping[Name, Mapping[Name, None]]) -> set[
 def _freed(
     name: Name, holders: Mapping[Name, Mapping[Name, None]], waiters: Mapping[Name, Mapping[Name, None]]
 ) -> set[Name]:
-    """Return who goes on, one after the other, when `name` goes: who waits only for those who go."""
+    """Return the nodes that can continue, one after the other, when `name` ends."""
     gone, ahead = {name}, deque([name])
     left: dict[Name, int] = {}
     while ahead:

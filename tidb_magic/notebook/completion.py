@@ -78,7 +78,7 @@ def install(shell: "InteractiveShell", known: Known) -> None:
     @context_matcher(identifier=IDENTIFIER)  # type: ignore[untyped-decorator]  # IPython has no types for it
     def matcher(context: CompletionContext) -> SimpleMatcherResult:
         word, offers = "", list[Offer]()
-        with suppress(Exception):  # whatever it is, who pressed Tab can do nothing about it
+        with suppress(Exception):  # whatever it is, a person who pressed Tab cannot do anything about it
             if line := _line(context, shell):
                 word, offers = line.word, list(islice(line.offers(known, shell.user_ns), context.limit))
         found = [SimpleCompletion(text, type=beside) for text, beside in offers]
@@ -146,7 +146,7 @@ class Line:
         return ((text, "option") for text, action in self.parser.options.items() if action.dest not in out)
 
     def _words(self, typed: str, known: Known, names: Mapping[str, Any]) -> Iterator[Offer]:
-        """Return what stands in the line by itself: a target, or whom to kill."""
+        """Return what stands in the line by itself: a source, or the targets of a kill."""
         if self.parser is connect_parser() and not self.others:
             yield from [("playground", "cluster of this machine"), ("sql", "connection of %sql")]
             yield from ((alias, "connected") for alias in known.clusters)
@@ -277,7 +277,7 @@ def _is_target(value: Any) -> bool:
 
 
 def _holds_ids(value: Any) -> bool:
-    """Return whether --from can take it: rows with ids, who blocks whom, an id, several."""
+    """Return whether --from can take it: rows with IDs, a lock forest, an ID, several."""
     classes = _classes(value)
     if ("pandas", "DataFrame") in classes:
         return "ID" in value.columns

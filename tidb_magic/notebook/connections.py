@@ -23,7 +23,7 @@ class Connected:
 
     @property
     def current(self) -> Cluster | None:
-        """The cluster that the magics use, unless somebody closed it."""
+        """The cluster that the magics use, unless it was closed."""
         self.clusters = {name: one for name, one in self.clusters.items() if not one.closed}
         return self._current if self._current in self.clusters.values() else None
 

@@ -22,7 +22,7 @@ _DISPLAYS = {display.__code__, DisplayHook.compute_format_data.__code__}
 
 
 def show(shown: "Shown | SessionTable", settings: Settings) -> None:
-    """Show a list, or who blocks whom: a closed HTML snapshot, which a saved notebook keeps, and the table below it.
+    """Show a list or a lock forest: a closed HTML snapshot, which a saved notebook keeps, and the table below it.
 
     Only where something is displayed: a debugger or a variable viewer that formats a frame gets no widget.
 
@@ -49,7 +49,7 @@ def _table(shown: Shown, settings: Settings) -> SessionTable:
     if not isinstance(table, SessionTable) or table.closed:
         _check(frame_of(shown))
         if isinstance(shown, LockForest) and not shown.tree:
-            raise NotImplementedError  # nobody waits: a sentence says it
+            raise NotImplementedError  # no session waits: a sentence says it
         try:
             table = SessionTable(shown, settings)
         except NotConnectedError as error:
@@ -72,7 +72,7 @@ def _check(frame: ProcessList) -> None:
 
 def _is_displayed() -> bool:
     """Tell whether IPython formats something in order to display it: as the result of a cell, or by `display`."""
-    frame: FrameType | None = sys._getframe()  # noqa: SLF001 (nothing else tells who asks)
+    frame: FrameType | None = sys._getframe()  # noqa: SLF001 (nothing else shows the caller)
     while frame is not None and frame.f_code is not DisplayFormatter.format.__code__:
         frame = frame.f_back
     return frame is not None and frame.f_back is not None and frame.f_back.f_code in _DISPLAYS

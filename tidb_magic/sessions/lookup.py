@@ -78,7 +78,7 @@ class Session:
 
 
 def runs(command: str | None, info: str | None, user: str | None) -> bool:
-    """Tell whether a session runs a statement. Auto analyze does, as nobody's session whose COMMAND is Sleep."""
+    """Tell whether a session runs a statement. Auto analyze does, as a session without user whose COMMAND is Sleep."""
     return info is not None and (command != "Sleep" or user == "")
 
 

@@ -11,11 +11,11 @@ from tidb_magic.sessions.processlist import SHOWN, ProcessList
 
 FIRST = 200  # rows that are sent at once; the others follow in parts, so that a long list is drawn as fast as a short
 PART = 5_000
-TEXT_SENT = 400  # characters of a statement; the whole is sent when somebody opens it
+TEXT_SENT = 400  # characters of a statement; the whole is sent when it is opened
 _GROUPS = 5  # bars, the largest ones
 _OWN, _RUNS = 1, 2  # marks of a row
 _TREE = ("DEPTH", "SESSION", "WAITS", "HOLDS", "BEHIND", "FREES", "TRANSACTION")
-_NOTHING: dict[str, Any] = {"marks": 0, "cut": 0}  # of who is no session
+_NOTHING: dict[str, Any] = {"marks": 0, "cut": 0}  # of rows that are no sessions
 _REASONS = (
     "",
     "It is a connection of tidb_magic itself.",
@@ -28,7 +28,7 @@ _OURS, _IDLE, _STRANGER, _WAITS, _NOBODY = range(1, 6)  # places in it
 
 
 def snapshot(frame: ProcessList, rights: Rights, version: int) -> dict[str, Any]:
-    """Return what the table shows of a list: what is to be said of the whole, and its first rows.
+    """Return what the table shows of a list: its header and footer, and its first rows.
 
     ``taken`` is in milliseconds since the epoch.
     """
@@ -53,7 +53,7 @@ def snapshot(frame: ProcessList, rights: Rights, version: int) -> dict[str, Any]
 
 
 def tree(forest: LockForest, rights: Rights, version: int) -> dict[str, Any]:
-    """Return what the table shows of who blocks whom: the rows in the order of the trees, buttons at the roots."""
+    """Return what the table shows of a lock forest: the rows in the order of the trees, with buttons at the roots."""
     frame, places = forest.frame, forest.tree
     known = part(frame, frame, rights)
     at = {key: row for row, key in enumerate(zip(frame["INSTANCE"], frame["ID"], strict=True))}

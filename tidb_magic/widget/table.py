@@ -1,4 +1,4 @@
-"""The table with Kill buttons, where a kernel and widgets live: it shows a list, looks, kills, and reads again."""
+"""The table with Kill buttons: it shows a list, plans, kills, and reads again. It needs a kernel and widgets."""
 
 import threading
 import time
@@ -29,7 +29,7 @@ ASKED_BACK = 5.0  # seconds in which the browser has to say that a click is stil
 _GRACE = 1.0  # seconds that this answer may be under way, else it is asked back again
 _KEPT = 5  # snapshots that a click can be about: the browser may not have drawn the last one yet
 _UNWATCHED = 15.0  # seconds without a sign from a browser, after which a live table rests
-_REST = 0.5  # seconds between two looks whether somebody watches again
+_REST = 0.5  # seconds between two checks whether the table is watched again
 _JOINED = 5.0  # seconds in which a thread ends after its connection was closed
 _SHARE = 3  # times as long as a reading takes is the pause after it, at least: an overloaded cluster is left alone
 _LONGEST_PAUSE = 30.0  # seconds between two tries while the cluster does not answer
@@ -71,7 +71,7 @@ class Busy:
         self.running, self.since = False, time.monotonic()
 
     def watched(self, last: float) -> bool:
-        """Tell whether somebody may be looking, who gave his last sign then."""
+        """Tell whether a person may be looking, by the time of the page's last message."""
         return self.running or time.monotonic() - max(last, self.since) < _UNWATCHED
 
 
@@ -205,7 +205,7 @@ class SessionTable(anywidget.AnyWidget):
     # -- kill --------------------------------------------------------------------------------------------------
 
     def _plan(self, said: Mapping[str, Any]) -> None:
-        """Look at who is to be killed, and say what would happen. Sends no KILL."""
+        """Plan the kill of the selected sessions. Sends no KILL."""
         ask = said["ask"]
         frame = self._frames.get(said["version"])
         rows = None if frame is None else _rows(frame, said["sessions"])
@@ -262,7 +262,7 @@ class SessionTable(anywidget.AnyWidget):
         self.send({"kind": "killed", "ask": ask} | answer)
 
     def _carefully(self, job: Callable[[], KillReport]) -> dict[str, Any]:
-        """Return what a kill or a plan reports; an error as a line, since nobody sees what is raised in a thread."""
+        """Return what a kill or a plan reports; an error as a line, since exceptions of a thread are not displayed."""
         try:
             return _report(job())
         except NotConnectedError as error:
@@ -298,7 +298,7 @@ class SessionTable(anywidget.AnyWidget):
             self.shown = shown
             self.snapshot = self._numbered(shown)
             self.trouble = ""
-        except Exception as error:  # noqa: BLE001 (nobody sees what is raised in a thread)
+        except Exception as error:  # noqa: BLE001 (exceptions of a thread are not displayed)
             known = isinstance(error, TidbMagicError)
             if isinstance(error, NotConnectedError):
                 self.live = 0.0  # that does not come back
@@ -312,7 +312,7 @@ class SessionTable(anywidget.AnyWidget):
         with suppress(TidbMagicError):
             waiting = _count_waiting(self._twin("count"), self._deadline)
             if not self.closed:
-                self.waiting = waiting  # a message could come before somebody hears it
+                self.waiting = waiting  # a message could arrive before the page listens
 
     def _switch_live(self, said: Mapping[str, Any]) -> None:
         if said["on"]:
@@ -326,7 +326,7 @@ class SessionTable(anywidget.AnyWidget):
         self._work(self._go_on, self._turn)
 
     def _go_on(self, turn: int) -> None:
-        """Read again and again, while somebody looks, until it is switched off or on again."""
+        """Read repeatedly, while the table is watched, until live is switched off or on again."""
         pause = self.live
         while not self._ended.wait(pause) and self.live and turn == self._turn:
             began = time.monotonic()
