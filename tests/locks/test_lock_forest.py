@@ -39,6 +39,8 @@ class Tangle:
     def __init__(self, stack: ExitStack, playground: Playground, table: str = "test.tangle") -> None:
         instances = {"chain": 0, "middle": 1, "last": 2, "auto": 1, "other": 2, "short": 0}
         self.of = {name: stack.enter_context(Client(playground, at)) for name, at in instances.items()}
+        for client in self.of.values():
+            client.query("SET innodb_lock_wait_timeout = 3600")  # by default a waiter gives up after 50 s
         for name in ("chain", "middle", "last", "other", "short"):
             self.of[name].query("BEGIN")
         self.of["chain"].query(f"UPDATE {table} SET v = v + 1 WHERE n = 1")
