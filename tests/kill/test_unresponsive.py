@@ -376,7 +376,7 @@ def test_ctrl_c_in_each_step_is_one_line_that_says_what_was_sent(
             assert tuple(cluster.history()[["ID", "OUTCOME"]].iloc[-1]) == (client.id, "unconfirmed")
 
 
-@pytest.mark.parametrize("way", ["owner", "forward"])
+@pytest.mark.parametrize("route", ["owner", "forward"])
 def test_ctrl_c_while_a_kill_is_stuck_on_a_frozen_instance_ends_or_names_it(
     fragile: Playground, healed: Playground, running: Any, monkeypatch: pytest.MonkeyPatch, route: str
 ) -> None:
