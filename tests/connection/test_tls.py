@@ -121,8 +121,8 @@ def test_with_the_right_ca_every_connection_is_verified(with_tls: Playground, ru
         running(client.start(LONG_SELECT.format("tls")))
         report = cluster.kill([client.id], query=True)  # over a connection to the other instance
         assert list(report["OUTCOME"]) == ["interrupted"]
-        ways = {one.settings.port: one.tls for one in (cluster._pool._main, *cluster._pool._owners)}
-        assert ways == {with_tls.port(0): "TLS verified", with_tls.port(1): "TLS verified"}
+        tls_by_port = {one.settings.port: one.tls for one in (cluster._pool._main, *cluster._pool._owners)}
+        assert tls_by_port == {with_tls.port(0): "TLS verified", with_tls.port(1): "TLS verified"}
 
 
 def test_the_ca_can_be_given_on_the_line(shell: InteractiveShell, with_tls: Playground) -> None:

@@ -295,7 +295,7 @@ class Pool:
         """Return the server IDs to which a route may be known; all of them mean nothing without global kill."""
         with self._lock:
             connected = {one.id.server_id for one in (self._main, *self._owners) if one.open and one.id is not None}
-        return {server for server in (*connected, *self.topology.servers()) if server}
+        return {server for server in connected if server} | self.topology.servers()
 
     def connect_to(self, instance: Instance, within: float) -> Connection:
         """Return a connection on that instance: one that is kept, a direct one, or one through the same balancer.

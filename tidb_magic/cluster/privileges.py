@@ -6,13 +6,12 @@ from tidb_magic.connection.connection import Connection
 from tidb_magic.connection.row_reader import Result
 from tidb_magic.queries import query
 
-DEADLINE = 3.0  # seconds
 _GRANT = re.compile(r"GRANT (?P<rights>.+?) ON \*\.\* TO ", re.IGNORECASE)
 _SEE = {"ALL PRIVILEGES", "PROCESS"}
 _KILL = {"ALL PRIVILEGES", "SUPER", "CONNECTION_ADMIN"}
 
 
-def rights(connection: Connection, *, deadline: float = DEADLINE) -> dict[str, bool]:
+def rights(connection: Connection, *, deadline: float) -> dict[str, bool]:
     """Ask what this user may see and end, as Capabilities has it."""
     held = granted(connection.query(query("grants"), deadline=deadline))
     return {"see_others": not held.isdisjoint(_SEE), "kill_others": not held.isdisjoint(_KILL)}

@@ -17,7 +17,6 @@ from tidb_magic.errors import ConnectError, ServerError
 from tidb_magic.queries import query
 
 UNNAMED = "the connected instance"  # while no list shows its name
-_DEADLINE = 3.0  # seconds, for each question; none of them leaves this instance, but those about the registered ones
 
 
 @dataclass(frozen=True)
@@ -189,7 +188,7 @@ def _loopback(host: str) -> bool:
     return address.is_loopback or address.is_unspecified
 
 
-def introduce(connection: Connection, *, deadline: float = _DEADLINE) -> tuple[bool | None, bool | None]:
+def introduce(connection: Connection, *, deadline: float) -> tuple[bool | None, bool | None]:
     """Learn where a connection is and what the process list has there.
 
     Return whether global kill and compatible-kill-query are on there. In security-enhanced mode neither these nor the
@@ -206,7 +205,7 @@ def introduce(connection: Connection, *, deadline: float = _DEADLINE) -> tuple[b
     return _boolean(global_kill), _boolean(compatible)
 
 
-def instances(connection: Connection, *, deadline: float = _DEADLINE) -> tuple[Instance, ...]:
+def instances(connection: Connection, *, deadline: float) -> tuple[Instance, ...]:
     """Return the instances that are registered with PD now; none where this user cannot see any table of them.
 
     A restarted instance can be there twice for about a minute, with one address and two server ids. While PD does not

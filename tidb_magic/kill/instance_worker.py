@@ -32,10 +32,10 @@ from tidb_magic.sessions.lookup import Condition, Observation, Session, clock
 
 TIMEOUT = 10.0  # seconds, from KILL to proof
 MAX_VICTIMS = 50
-_FRESH = 0.05  # seconds that KILLs are sent after the answer of a look, then there is another look
-_AGAIN = 0.02  # seconds between two looks at what was not found
-_POLL = (0.001, 0.25)  # seconds between two looks for the proof: the first, and the longest
-_LEAST = 0.5  # seconds that a look gets, also at the end of the timeout
+_FRESH = 0.05  # seconds for which KILLs are sent after an observation; then the sessions are observed again
+_AGAIN = 0.02  # seconds between two observations of a session that was not found
+_POLL = (0.001, 0.25)  # seconds between two observations for the proof: the first, and the longest
+_LEAST = 0.5  # seconds that an observation gets, also at the end of the timeout
 
 
 @dataclass(frozen=True)

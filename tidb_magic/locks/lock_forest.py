@@ -101,8 +101,8 @@ class LockForest:
         waiting = sum(node.waiting and node.session is not None for node in self._nodes)
         roots = sum(node.root and node.session is not None for node in self._nodes)
         behind = f" behind {counted(roots, 'root blocker')}" if roots else ""
-        nobody = "No session waits" if self.complete else "No waiting session was found"
-        said = f"{counted(waiting, 'session')} {'waits' if waiting == 1 else 'wait'}{behind}" if waiting else nobody
+        none = "No session waits" if self.complete else "No waiting session was found"
+        said = f"{counted(waiting, 'session')} {'waits' if waiting == 1 else 'wait'}{behind}" if waiting else none
         lines = [self.frame.taken(said)]
         alone = [one.branch.name for one in self._nodes if one.root and one.session is None]
         if lasting := sum(isinstance(one, Unlisted) and one.lasting for one in alone):
@@ -183,8 +183,8 @@ def _row(tree: str, node: LockNode) -> list[object]:
     ]
 
 
-def _name(somebody: Party) -> str:
-    return somebody.text if isinstance(somebody, Unlisted) else str(somebody[1])
+def _name(party: Party) -> str:
+    return party.text if isinstance(party, Unlisted) else str(party[1])
 
 
 def _does(session: Session) -> str:

@@ -107,16 +107,16 @@ def lock_nodes(
     if not complete:
         why = ended = "no responding instance has it"
 
-    def somebody(number: int) -> Party:
+    def party(number: int) -> Party:
         return owners.get(number) or Unlisted(f"transaction {number}", why)
 
     def waits_for(waiter: int, holder: int, what: str, user_lock: str | None) -> list[Wait]:
         if user_lock is not None:
-            return _user_lock_waits(user_lock, somebody(waiter), sessions)
-        transaction, session_ = open_ones.get(waiter), sessions.get(somebody(waiter))
+            return _user_lock_waits(user_lock, party(waiter), sessions)
+        transaction, session_ = open_ones.get(waiter), sessions.get(party(waiter))
         if transaction is not None and transaction.state not in _WAITING:
             return []  # it went on in between
-        return [Wait(somebody(waiter), somebody(holder), LOCK, what, _since(transaction, session_))]
+        return [Wait(party(waiter), party(holder), LOCK, what, _since(transaction, session_))]
 
     found = [wait for one in _lock_waits(asked.waits) if one[0] != one[1] for wait in waits_for(*one)]
     if asked.jobs is not None:

@@ -196,12 +196,11 @@ class _Reading:
         results = self._ask(connection, None, self._give_up)
         self.end()
         warnings = [warning for result in results for warning in result.warnings]
+        missing = unresponsive_instances(warnings)
         if warnings:
             pool.monitor.note_degraded()
-            pool.monitor.note_unresponsive(
-                dict.fromkeys(unresponsive_instances(warnings), "TiDB reported that it did not answer")
-            )
-        return Gathered((results,), complete=not warnings, missing=unresponsive_instances(warnings))
+            pool.monitor.note_unresponsive(dict.fromkeys(missing, "TiDB reported that it did not answer"))
+        return Gathered((results,), complete=not warnings, missing=missing)
 
     def _supervise(self, connection: Connection) -> None:
         """Give up the cluster's own list when an instance or PD keeps it from answering."""

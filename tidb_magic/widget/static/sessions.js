@@ -13,7 +13,7 @@ const GONE = "The kernel is gone: this is the last list. Run the cell again.";
 const NUMBERS = new Set(["TIME", "MEM"]);
 const TITLES = { INFO: "SQL" };
 const GOOD = new Set(["interrupted", "killed", "already gone"]);
-// As in the text form (reports.py).
+// As in the text form (kill/report.py).
 const SYMBOLS = { killed: "✓", interrupted: "✓", "already gone": "✓", "still running": "…", unconfirmed: "?", planned: "○" };
 
 // What is left out first where there is little room, until somebody chooses; pixels of the whole table.
