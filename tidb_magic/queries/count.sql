@@ -1,5 +1,5 @@
 -- How many sessions match the filters, idle ones included: asked only when none of them is listed.
-SELECT /*+ MAX_EXECUTION_TIME(%(milliseconds)s) */ COUNT(*)
+SELECT {server_deadline} COUNT(*)
 FROM (
 {sessions}
 ) AS found

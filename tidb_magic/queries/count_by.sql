@@ -1,9 +1,9 @@
 -- Sessions counted by one column or several; ACTIVE ones run something or hold a transaction. LONGEST is in seconds and
 -- of active ones only: TIME of the others is how long they have been idle. MEM is a counter that can fall below zero.
-SELECT /*+ MAX_EXECUTION_TIME(%(milliseconds)s) */ {columns},
+SELECT {server_deadline} {columns},
        COUNT(*) AS SESSIONS,
-       CAST(SUM(COMMAND <> 'Sleep' OR TxnStart <> '' OR INFO IS NOT NULL) AS SIGNED) AS ACTIVE,
-       MAX(IF(COMMAND <> 'Sleep' OR TxnStart <> '' OR INFO IS NOT NULL, TIME, NULL)) AS LONGEST,
+       CAST(SUM({active}) AS SIGNED) AS ACTIVE,
+       MAX(IF({active}, TIME, NULL)) AS LONGEST,
        CAST(SUM(IF(MEM < 1 << 62, MEM, 0)) AS SIGNED) AS MEMORY
 FROM (
 {sessions}

@@ -1,5 +1,5 @@
 -- The latest DDL job of a statement: a KILL of its session does not end it.
-SELECT /*+ MAX_EXECUTION_TIME(%(milliseconds)s) */ JOB_ID, STATE
+SELECT {server_deadline} JOB_ID, STATE
 FROM INFORMATION_SCHEMA.DDL_JOBS
 WHERE QUERY = %(sql)s
 ORDER BY JOB_ID DESC

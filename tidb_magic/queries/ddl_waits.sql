@@ -1,7 +1,7 @@
 -- DDL jobs that have not ended. LOCKED_TABLE_IDS are the tables of which a job waits until no older transaction uses
 -- them, NULL if it does not. mysql.tidb_mdl_view finds the same, but also asks every instance for its transactions.
 -- Needs SELECT on both tables.
-SELECT /*+ MAX_EXECUTION_TIME(%(milliseconds)s) */ job.job_id AS JOB_ID, job.table_ids AS TABLE_IDS,
+SELECT {server_deadline} job.job_id AS JOB_ID, job.table_ids AS TABLE_IDS,
        mdl.table_ids AS LOCKED_TABLE_IDS,
        JSON_UNQUOTE(JSON_EXTRACT(CAST(CAST(job.job_meta AS CHAR) AS JSON), '$.schema_name')) AS DB_NAME,
        JSON_UNQUOTE(JSON_EXTRACT(CAST(CAST(job.job_meta AS CHAR) AS JSON), '$.table_name')) AS TABLE_NAME,

@@ -1,5 +1,5 @@
 -- Where is the connection that was marked?
-SELECT /*+ MAX_EXECUTION_TIME(%(milliseconds)s) */ INSTANCE, ID
+SELECT {server_deadline} INSTANCE, ID
 FROM INFORMATION_SCHEMA.CLUSTER_PROCESSLIST
 WHERE {column} LIKE %(mark)s
 ORDER BY INSTANCE, ID

@@ -1,2 +1,3 @@
--- Who am I, and is this TiDB? The id in the handshake has 32 bits only; MySQL and MariaDB have no TIDB_VERSION().
+-- The ID of this connection, and whether this is TiDB: MySQL and MariaDB have no TIDB_VERSION(). The ID in the handshake
+-- has 32 bits only.
 SELECT CONNECTION_ID(), TIDB_VERSION()

@@ -1,5 +1,5 @@
 -- All sessions, idle ones included. As processlist.sql otherwise.
-SELECT /*+ MAX_EXECUTION_TIME(%(milliseconds)s) */ {columns}, COUNT(*) OVER () AS tidb_magic_matched
+SELECT {server_deadline} {columns}, COUNT(*) OVER () AS tidb_magic_matched
 FROM (
 {sessions}
 ) AS found

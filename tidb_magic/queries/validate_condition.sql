@@ -1,4 +1,4 @@
--- Is that a condition by itself? EXPLAIN plans and asks nobody; {sessions} are sessions_local.sql.
+-- Is that a complete condition? EXPLAIN only plans; {sessions} are sessions_local.sql.
 EXPLAIN SELECT 1
 FROM (
 {sessions}
