@@ -8,6 +8,7 @@ from statistics import median_low
 from typing import Protocol
 from weakref import ref
 
+from tidb_magic.cluster.openings import Openings
 from tidb_magic.cluster.topology import Instance, Topology
 from tidb_magic.connection.connection import CONNECT_TIMEOUT, Connection
 from tidb_magic.connection.deadline import CHECK, PATIENCE, SPREAD, WATCHDOG
@@ -22,7 +23,7 @@ class Connections(Protocol):
     """What the monitor uses of the pool."""
 
     topology: Topology
-    refusal: str
+    openings: Openings
     closed: threading.Event  # set once the cluster is closed
 
     def start(self, act: Callable[..., None], *args: object) -> None:
@@ -30,9 +31,6 @@ class Connections(Protocol):
 
     def connect_to(self, instance: Instance, within: float) -> Connection:
         """Return a connection on an instance."""
-
-    def greeted(self, name: str) -> bool:
-        """Tell whether an instance greets a connection that is being opened."""
 
     def probe(self, unresponsive: Mapping[str, str]) -> bool:
         """Tell whether the cluster's own list responds."""
@@ -87,7 +85,7 @@ class Monitor:
             self.unresponsive.pop(name, None)
 
     def turn(self, name: str) -> threading.Lock:
-        """Return the lock under which an instance is asked by itself: for one statement at a time."""
+        """Return the lock under which an instance is asked separately: one statement at a time."""
         return self._turns.setdefault(name, threading.Lock())
 
     # -- response times ----------------------------------------------------------------------------------------
@@ -125,7 +123,7 @@ class Monitor:
             responds = threading.Event()
             if instance is not None:
                 connections.start(self._respond, connections, instance, PATIENCE * deadline, responds)
-            greeted = connections.greeted
+            greeted = connections.openings.greeted
             if not over.wait(limit - CHECK * deadline) and not responds.is_set() and not greeted(name):
                 late.set()
                 connection.close()
@@ -146,7 +144,7 @@ class Monitor:
     def _respond(self, connections: Connections, instance: Instance, within: float, responds: threading.Event) -> None:
         began = time.monotonic()
         with suppress(TidbMagicError):
-            connections.connect_to(instance, within)
+            _await_response(connections, instance, within)
             responds.set()
             self.responded(connections.topology.name(instance), time.monotonic() - began)
 
@@ -154,7 +152,7 @@ class Monitor:
 
     def _look_after(self, connections: Connections) -> None:
         pause, longest = _RETRY
-        while not connections.closed.wait(pause) and not connections.refusal:
+        while not connections.closed.wait(pause) and not connections.openings.refusal:
             pause = min(pause * 1.5, longest)
             for name, instance in connections.topology.registered().items():
                 if name in self.unresponsive and not self.turn(name).locked():
@@ -171,11 +169,16 @@ class Monitor:
         if not turn.acquire(blocking=False):
             return  # it is being asked
         try:
-            connection = connections.connect_to(instance, CONNECT_TIMEOUT)
-            connection.query(query("identify"), deadline=CONNECT_TIMEOUT, leave=True)
+            _await_response(connections, instance, CONNECT_TIMEOUT)
         except TidbMagicError:
             pass
         else:
             self.responds_again(name)
         finally:
             turn.release()
+
+
+def _await_response(connections: Connections, instance: Instance, within: float) -> None:
+    """Return once an instance has responded; a connection that was kept is asked, too. Raises TidbMagicError."""
+    connection = connections.connect_to(instance, within)
+    connection.query(query("identify"), deadline=within, leave=True)

@@ -3,35 +3,26 @@
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from queue import Empty, SimpleQueue
+from functools import partial
 from weakref import WeakSet
 
 from tidb_magic.cluster import privileges, topology
 from tidb_magic.cluster.monitor import Monitor
+from tidb_magic.cluster.openings import Openings
 from tidb_magic.cluster.topology import UNNAMED, Capabilities, Direct, Instance, Topology
 from tidb_magic.connection.connection import CONNECT_TIMEOUT, Connection
-from tidb_magic.connection.deadline import DEADLINE, LEAST, time_left
-from tidb_magic.connection.driver import Driver, wake
+from tidb_magic.connection.deadline import DEADLINE, LEAST, Deadline
 from tidb_magic.connection.own_sessions import Own
 from tidb_magic.connection.settings import Settings
-from tidb_magic.errors import (
-    AuthenticationError,
-    ConnectError,
-    ConnectTimeoutError,
-    NotConnectedError,
-    TidbMagicError,
-)
+from tidb_magic.errors import ConnectError, NotConnectedError, TidbMagicError
 from tidb_magic.queries import query
 
-_HEDGE = 0.2  # seconds after which another connection is tried beside those that are being opened
 _ATTEMPTS = 8  # connections through a balancer until one leads to the wanted instance
 _JOIN = 1.0  # seconds that a thread gets to end when the cluster is closed
 _PD = 8.0  # seconds after which TiDB itself gives up on PD (6, measured on 8.5.6): nothing of ours is left behind then
-
-
 _POOLS: "WeakSet[Pool]" = WeakSet()
 
 
@@ -58,7 +49,6 @@ class Pool:
         self.enhanced_security = False
         self.topology = Topology()
         self.sessions: int | None = None  # how many the latest complete list counted
-        self.refusal = ""  # of the last login: a few wrong ones lock some accounts
         self._direct_works = False
         self.closed = threading.Event()
         self._start_over()
@@ -80,7 +70,7 @@ class Pool:
         self._owners: list[Connection] = []
         self._lock = threading.RLock()
         self._opening = threading.Lock()
-        self._being_opened: dict[Driver, str] = {}
+        self.openings = Openings()
         self._threads: list[threading.Thread] = []
         self._probe: Connection | None = None
 
@@ -114,41 +104,24 @@ class Pool:
         if self.closed.is_set():
             raise NotConnectedError("This cluster was closed: connect again.")
 
-    @property
-    def open(self) -> bool:
-        """Whether the main connection is open, as far as is known."""
-        return self._main.open
-
     def refresh(self, within: float = CONNECT_TIMEOUT) -> None:
         """Ask again what this user may do: a right can be taken away while we are connected."""
-        give_up = time.monotonic() + within
+        due = Deadline(within)
         connection = self.connection(within)
-        self.capabilities = replace(self.capabilities, **privileges.rights(connection, deadline=time_left(give_up)))
+        self.capabilities = replace(self.capabilities, **privileges.rights(connection, deadline=due.left))
         self.refreshed = time.monotonic()
 
     @property
-    def version(self) -> str:
-        """TiDB's version, as ``v8.5.6``, on the instance of the last connection."""
-        return self._main.version
-
-    @property
-    def proxied(self) -> bool:
-        """Whether a proxy answers in the place of an instance, see `Connection`."""
-        return self._main.proxied
-
-    @property
-    def tls(self) -> str:
-        """How safe the last connection is, see `Connection.tls`."""
-        return self._main.tls
+    def main(self) -> Connection:
+        """The main connection as it was last, open or not: for what it has learnt of the server."""
+        return self._main
 
     def close(self) -> None:
         """Close all connections and end the threads."""
         self.closed.set()
         with self._lock:
             probe, owners, threads = self._probe, list(self._owners), list(self._threads)
-            opening = list(self._being_opened)
-        for driver in opening:
-            wake(driver)
+        self.openings.wake()
         for connection in (self._main, *owners):
             connection.close()
         if probe is not None:
@@ -163,85 +136,40 @@ class Pool:
             self._threads = [*(one for one in self._threads if one.is_alive()), thread]
             thread.start()
 
-    def _connect(
-        self,
-        settings: Settings,
-        within: float,
-        wanted: str = "",
-        then: Callable[[Connection, float], object] | None = None,
-    ) -> Connection:
-        """Open a connection; `wanted` is the instance that is known to be there, `then` what belongs to opening it."""
-        give_up = time.monotonic() + within
-        opened: list[Driver] = []
-
-        def opening(driver: Driver) -> None:
-            self._being_opened[driver] = wanted
-            opened.append(driver)
-
-        try:
-            connection = Connection(settings, within=max(within, LEAST), opening=opening)
-            try:
-                if then is not None:
-                    then(connection, time_left(give_up))
-            except BaseException:
-                connection.close()
-                raise
-        except AuthenticationError as error:
-            self.refusal = str(error)
-            raise
-        finally:
-            for driver in opened:
-                self._being_opened.pop(driver, None)
-        self.refusal = ""
-        return connection
-
-    def greeted(self, name: str) -> bool:
-        """Tell whether an instance has greeted a connection that is being opened: it is not frozen then."""
-        return any(driver.greeted for driver in self._opening_to(name))
-
-    def stage(self, name: str) -> str:
-        """Say how far a connection to an instance got that is still being opened; nothing if there is none."""
-        return next((driver.stage for driver in self._opening_to(name)), "")
-
-    def _opening_to(self, name: str) -> list[Driver]:
-        return [driver for driver, wanted in list(self._being_opened.items()) if wanted == name]
-
     def _open(self, within: float) -> Connection:
-        give_up = time.monotonic() + within
-        connection = self._connect(self.settings, within)
-        global_kill, compatible = topology.introduce(connection, deadline=time_left(give_up))
-        rights = privileges.rights(connection, deadline=time_left(give_up))
+        due = Deadline(within)
+        connection = self.openings.open(self.settings, within)
+        global_kill, compatible = topology.introduce(connection)
+        rights = privileges.rights_of(connection.introduced("grants"))
         self.refreshed = time.monotonic()
         try:
-            self.update_members(topology.instances(connection, deadline=min(DEADLINE, time_left(give_up))))
+            self.update_members(topology.instances(connection, deadline=min(DEADLINE, due.left)))
         except TidbMagicError:  # PD does not answer; the instances known before are the best guess
             self.topology.note_pd_unresponsive()
-            connection = self._instead(give_up)
+            connection = self._instead(due)
         self.enhanced_security = global_kill is None
         if global_kill is None:  # security-enhanced mode: a server id of 0 says that it is off
             servers = {one.server_id for one in self.topology.membership.instances} - {None}
             global_kill = 0 not in servers if servers else None
         self.capabilities = Capabilities(global_kill, compatible, **rights)
         self.topology.unique_ids = bool(global_kill)
-        self._find_name(connection, time_left(give_up))
+        self._find_name(connection, due.left)
         if not connection.open:
-            connection = self._instead(give_up)
+            connection = self._instead(due)
         if not self.topology.membership.instances:
-            unnamed = Instance(self.topology.instance_of(connection) or UNNAMED)
-            self.topology.membership = replace(self.topology.membership, instances=(unnamed,))
+            self.topology.assume([self.topology.instance_of(connection) or UNNAMED])
         return connection
 
-    def _instead(self, give_up: float) -> Connection:
+    def _instead(self, due: Deadline) -> Connection:
         """Open a connection in place of one that was lost to an unresponsive cluster."""
         self.monitor.note_degraded()
-        connection = self._connect(self.settings, time_left(give_up))
-        topology.introduce(connection, deadline=time_left(give_up))
+        connection = self.openings.open(self.settings, due.left)
+        topology.introduce(connection)
         return connection
 
     def _introduce(self, connection: Connection, within: float) -> None:
-        give_up = time.monotonic() + within
-        topology.introduce(connection, deadline=within)
-        self._find_name(connection, time_left(give_up))
+        topology.introduce(connection)
+        self._find_name(connection, within)
 
     def _find_name(self, connection: Connection, within: float) -> None:
         """Find the INSTANCE of a connection in the cluster's list, where nothing else tells it."""
@@ -259,11 +187,6 @@ class Pool:
         """Return what tells our own connections in a list at this moment."""
         advertised = {name: (one.host, one.port) for name, one in self.topology.registered().items()}
         return Own.now(unique=bool(self.capabilities.global_kill), advertised=advertised)
-
-    @property
-    def columns(self) -> Mapping[str, str]:
-        """What the process list has on the instance of the last connection, with the types."""
-        return self._main.columns
 
     # -- one connection an instance ----------------------------------------------------------------------------
 
@@ -313,63 +236,29 @@ class Pool:
         if kept := self.idle_connection(name):
             return kept
         direct = topology.direct_settings(instance, self.settings, self.direct)
-        balanced = not self._direct_works and not self._at_an_instance()
+        balanced = not self._direct_works and not self.topology.is_direct(self._main)
         if not balanced and isinstance(direct, Settings):
-            return self._keep(direct, within, name)
+            return self._keep(direct, name, within)
         balancer = [self.settings] * _ATTEMPTS if balanced else []
-        if not isinstance(direct, Settings):
-            return self._first(name, balancer, within, f"No direct connection: {direct}.")
-        found = self._first(name, [direct, *balancer], within)
+        routes = [direct, *balancer] if isinstance(direct, Settings) else balancer
+        found = self.openings.first(
+            [partial(self._keep, settings, name) for settings in routes],
+            name,
+            within,
+            start=self.start,
+            kept=self.idle_connection,
+            address=self.settings.address,
+            why="" if isinstance(direct, Settings) else f"No direct connection: {direct}.",
+        )
         self._direct_works = self._direct_works or found.settings is direct
         return found
 
-    def _first(self, name: str, routes: Sequence[Settings], within: float, why: str = "") -> Connection:
-        """Return the first connection to an instance that one of these routes leads to."""
-        give_up, ended = time.monotonic() + within, SimpleQueue[Connection | TidbMagicError]()
-
-        def attempt(settings: Settings) -> None:
-            try:
-                ended.put(self._keep(settings, time_left(give_up), name))
-            except TidbMagicError as error:
-                ended.put(error)
-
-        untried, under_way = list(routes), 0
-        while untried or under_way:
-            if untried:
-                self.start(attempt, untried.pop(0))
-                under_way += 1
-            found = None
-            with suppress(Empty):
-                found = ended.get(timeout=min(time_left(give_up), _HEDGE))
-                under_way -= 1
-            if isinstance(found, Connection):
-                return found
-            if isinstance(found, AuthenticationError):
-                raise found  # each try counts, and some accounts are locked after a few
-            if kept := self.idle_connection(name):  # another thread's attempt can have led there
-                return kept
-            if found is not None:
-                why = why or str(found)
-            elif time.monotonic() > give_up:
-                raise self._late(name, why, within)
-        raise ConnectError(f"{why} {self.settings.address} did not lead to that instance in {len(routes)} attempts.")
-
-    def _late(self, name: str, why: str, within: float) -> ConnectTimeoutError:
-        stage = self.stage(name)
-        why = why or (f"It {stage}." if stage else "")
-        address = self.settings.address
-        error = ConnectTimeoutError(f"{why} {address} did not lead to that instance within {within:.3g} s.".strip())
-        error.stage, error.accepted = stage, any(driver.accepted for driver in self._opening_to(name))
-        return error
-
-    def _at_an_instance(self) -> bool:
-        """Tell whether the address that a person gave is that of an instance, and no balancer's."""
-        return self.topology.is_direct(self._main)
-
-    def _keep(self, settings: Settings, within: float, wanted: str) -> Connection:
+    def _keep(self, settings: Settings, wanted: str, within: float) -> Connection:
         """Open a connection and keep it for the instance that it turns out to be on."""
         self.check()
-        connection = self._connect(settings, within, wanted if settings is not self.settings else "", self._introduce)
+        connection = self.openings.open(
+            settings, within, wanted if settings is not self.settings else "", self._introduce
+        )
         where = kept = None
         try:
             with self._lock:
@@ -396,7 +285,7 @@ class Pool:
             routes = [one for one in self._owners if one.open]
         settings = [one.settings for one in routes if self.topology.instance_of(one) not in unresponsive]
         try:
-            self._probe = probe = self._connect([*settings, self.settings][0], CONNECT_TIMEOUT)
+            self._probe = probe = self.openings.open([*settings, self.settings][0], CONNECT_TIMEOUT)
         except TidbMagicError:
             return False
         try:

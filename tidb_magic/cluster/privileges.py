@@ -13,7 +13,12 @@ _KILL = {"ALL PRIVILEGES", "SUPER", "CONNECTION_ADMIN"}
 
 def rights(connection: Connection, *, deadline: float) -> dict[str, bool]:
     """Ask what this user may see and end, as Capabilities has it."""
-    held = granted(connection.query(query("grants"), deadline=deadline))
+    return rights_of(connection.query(query("grants"), deadline=deadline))
+
+
+def rights_of(grants: Result) -> dict[str, bool]:
+    """Return what a user with these grants may see and end, as Capabilities has it."""
+    held = granted(grants)
     return {"see_others": not held.isdisjoint(_SEE), "kill_others": not held.isdisjoint(_KILL)}
 
 

@@ -4,7 +4,7 @@ import ipaddress
 import math
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -17,6 +17,7 @@ from tidb_magic.errors import ConnectError, ServerError
 from tidb_magic.queries import query
 
 UNNAMED = "the connected instance"  # while no list shows its name
+INTRODUCTION = ("columns", "capabilities", "grants")  # what a new connection is asked for
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,11 @@ class Topology:
                 instances or self.membership.instances, authoritative=bool(instances), updated_at=time.monotonic()
             )
 
+    def assume(self, names: Iterable[str]) -> None:
+        """Note the instances where this user cannot see which are registered."""
+        with self._lock:
+            self.membership = replace(self.membership, instances=tuple(map(Instance, names)), authoritative=False)
+
     def note_pd_unresponsive(self) -> None:
         """Note that PD did not list the registered instances."""
         with self._lock:
@@ -188,18 +194,17 @@ def _loopback(host: str) -> bool:
     return address.is_loopback or address.is_unspecified
 
 
-def introduce(connection: Connection, *, deadline: float) -> tuple[bool | None, bool | None]:
-    """Learn where a connection is and what the process list has there.
+def introduce(connection: Connection) -> tuple[bool | None, bool | None]:
+    """Learn where a new connection is and what the process list has there, from its answers to `INTRODUCTION`.
 
-    Return whether global kill and compatible-kill-query are on there. In security-enhanced mode neither these nor the
-    address are told.
+    Return whether global kill and compatible-kill-query are on there. Security-enhanced mode hides these and the
+    address.
     """
-    connection.columns = dict(connection.query(query("columns"), deadline=deadline).rows)
+    connection.columns = dict(connection.introduced("columns").rows)
     try:
-        (row,) = connection.query(query("capabilities"), deadline=deadline).rows
+        ((global_kill, compatible, host, port),) = connection.introduced("capabilities").rows
     except ServerError:
         return None, None
-    global_kill, compatible, host, port = row
     if host and port:
         connection.instance = host_port(host, port)
     return _boolean(global_kill), _boolean(compatible)
@@ -209,7 +214,7 @@ def instances(connection: Connection, *, deadline: float) -> tuple[Instance, ...
     """Return the instances that are registered with PD now; none where this user cannot see any table of them.
 
     A restarted instance can be there twice for about a minute, with one address and two server ids. While PD does not
-    answer the statement goes on for 6 s (8.5.6, measured), ends by itself, and is not waited for that long.
+    answer the statement goes on for 6 s (8.5.6, measured), then ends, and is not waited for that long.
     """
     for ask in (_cluster_info, _servers):
         try:

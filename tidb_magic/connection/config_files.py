@@ -1,4 +1,4 @@
-"""Settings of a connection that stand somewhere: option files, jupysql's file of connections, the environment."""
+"""Settings of a connection in files: option files, jupysql's file of connections, the environment."""
 
 import ast
 import configparser
@@ -52,7 +52,7 @@ def _option_file(file: Path) -> dict[str, dict[str, str | None]]:
     except OSError as error:
         problem = f"Cannot read the option file {file}: {error.strerror}."
     except (configparser.Error, UnicodeDecodeError) as error:  # its text shows a line of the file
-        problem = f"{file} is no MySQL option file ({type(error).__name__})."
+        problem = f"{file} is not a MySQL option file ({type(error).__name__})."
     if problem:
         raise SettingsError(problem)
     return {
@@ -103,7 +103,7 @@ def from_connections_file(section: str) -> Settings:
         options = ast.literal_eval(values.get("query") or "{}")
         options = {str(name): str(value) for name, value in options.items()}
     except (ValueError, SyntaxError, AttributeError):
-        raise SettingsError(f"query in the section [{section}] of {file} is no dictionary.") from None
+        raise SettingsError(f"query in the section [{section}] of {file} is not a dictionary.") from None
     return _of_file(f"[{section}] of {file}", values, "username", options)
 
 

@@ -3,24 +3,15 @@
 import os
 import secrets
 import threading
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import NoReturn, Self
+from typing import NoReturn, TypeVar
 
 import pymysql
 
-from tidb_magic.connection.deadline import DEADLINE, time_left
-from tidb_magic.connection.driver import (
-    Deadline,
-    Driver,
-    encrypted,
-    force_close,
-    lost,
-    open_driver,
-    peer,
-    wake,
-)
+from tidb_magic.connection.cleanup import end_statement
+from tidb_magic.connection.deadline import Deadline
+from tidb_magic.connection.driver import Driver, Timeout, encrypted, force_close, lost, open_driver, peer, wake
 from tidb_magic.connection.error_map import statement_error, strip_traceback
 from tidb_magic.connection.own_sessions import HELD, HOLDING
 from tidb_magic.connection.row_reader import Result
@@ -30,20 +21,20 @@ from tidb_magic.connection.tls import verifies
 from tidb_magic.connection_id import ConnectionId
 from tidb_magic.display.render import first_line
 from tidb_magic.errors import (
+    AuthenticationError,
     BusyError,
     ClosedError,
     ConnectError,
+    ConnectTimeoutError,
     DeadlineError,
     Interrupted,
     NotTidbError,
     ServerError,
-    TidbMagicError,
 )
 from tidb_magic.queries import query
 
+T = TypeVar("T")
 CONNECT_TIMEOUT = 10.0  # seconds
-_POLL = 0.02  # seconds between two looks at whether a statement has ended
-_CLEANUP = 1.0  # seconds for each step of ending a statement that we do not wait for any more
 
 
 class Connection:
@@ -55,6 +46,11 @@ class Connection:
     once they are known; `proven` is where the cluster's list was seen to have it. `proxied` is whether a proxy
     answered the handshake, with an id of its own. `version` is TiDB's, or ``unknown version`` of a server that was
     built without one. `tls` is ``TLS verified``, ``TLS not verified`` or ``no TLS``.
+
+    Parameters
+    ----------
+    introduction
+        Names of queries that are asked in the round trip that sets the session variables: see `introduced`.
 
     Raises
     ------
@@ -68,9 +64,10 @@ class Connection:
         *,
         within: float | None = None,
         opening: Callable[[Driver], None] | None = None,
+        introduction: Sequence[str] = (),
     ) -> None:
         within = CONNECT_TIMEOUT if within is None else within
-        give_up = time.monotonic() + within
+        due = Deadline(within)
         self.settings = settings
         self.token = secrets.token_hex(8)
         self.alias = f"tidb_magic:{self.token}"
@@ -83,8 +80,8 @@ class Connection:
         verified = "TLS verified" if verifies(settings.tls) else "TLS not verified"
         self.tls = verified if encrypted(self._driver) else "no TLS"
         try:
-            self._set_variables(give_up)
-            identity = self.query(query("identify"), deadline=time_left(give_up))
+            identity, *answers = self._begin(introduction, due)
+            ((number, version),) = _answer(identity).rows
         except BaseException as error:
             self.close()
             server = first_line(self._driver.get_server_info())
@@ -93,7 +90,7 @@ class Connection:
                     f"{settings.address} is not TiDB: it says version {server}. tidb_magic works on TiDB clusters only."
                 ) from error
             raise
-        number, version = identity.rows[0]
+        self._introduction = dict(zip(introduction, answers, strict=True))
         self.id = ConnectionId(number)
         self.peer = peer(self._driver)
         release = first_line(version.removeprefix("Release Version: "))
@@ -102,33 +99,31 @@ class Connection:
         with HOLDING:
             HELD.add(self)
 
-    def _set_variables(self, give_up: float) -> None:
-        """Set the session variables in one statement; what this server does not take is left out from then on."""
+    def _begin(self, introduction: Sequence[str], due: Deadline) -> list[Result | ServerError]:
+        """Set the session variables, ask for the identity, and ask the introduction, in one round trip.
+
+        Return the answers to the questions. Variables that this server does not take are left out from then on.
+        """
         server = (self._driver.get_server_info(), self.settings.user)
-        while wanted := assignments(self.alias, without=_NOT_TAKEN.get(server, frozenset())):
-            try:
-                self._assign(wanted, give_up)
-            except ServerError as error:
-                refused = {name for name in wanted if f"'{name}'" in str(error)} or self._refused(wanted, give_up)
-                if TIDB_ONLY in refused or not refused:
-                    raise
-                _NOT_TAKEN[server] = _NOT_TAKEN.get(server, frozenset()) | refused
-            else:
-                return
+        while True:
+            wanted = assignments(self.alias, without=_NOT_TAKEN.get(server, frozenset()))
+            asked = [_assignment(wanted), *map(query, ("identify", *introduction))]
+            done, *answers = self.query_all(asked, deadline=due.left)
+            if not isinstance(done, ServerError):
+                return answers
+            refused = {name for name in wanted if f"'{name}'" in str(done)} or self._refused(wanted, due)
+            if TIDB_ONLY in refused or not refused:
+                raise done
+            _NOT_TAKEN[server] = _NOT_TAKEN.get(server, frozenset()) | refused
 
-    def _assign(self, values: Mapping[str, str], give_up: float) -> None:
-        texts = ", ".join(f"{name}={value}" for name, value in values.items())
-        self.query(query("session_variables", assignments=texts), deadline=time_left(give_up))
-
-    def _refused(self, wanted: Mapping[str, str], give_up: float) -> set[str]:
+    def _refused(self, wanted: Mapping[str, str], due: Deadline) -> set[str]:
         """Return which variables this server does not let us set, where its error does not name them."""
-        refused = set()
-        for name, value in wanted.items():
-            try:
-                self._assign({name: value}, give_up)
-            except ServerError:
-                refused.add(name)
-        return refused
+        done = self.query_all([_assignment({name: value}) for name, value in wanted.items()], deadline=due.left)
+        return {name for name, one in zip(wanted, done, strict=True) if isinstance(one, ServerError)}
+
+    def introduced(self, name: str) -> Result:
+        """Return the answer to a query of the introduction, or raise the ServerError that was the answer."""
+        return _answer(self._introduction[name])
 
     @property
     def open(self) -> bool:
@@ -168,8 +163,8 @@ class Connection:
     ) -> Result:
         """Run one statement and read all of its answer within `deadline` seconds.
 
-        With `leave` a statement that misses its deadline is not waited for: call `end_statement` then. `patience` is
-        how long another thread's statement is waited for, if not for the whole deadline.
+        With `leave` a statement that misses its deadline is not waited for: call `cleanup.end_statement` then.
+        `patience` is how long another thread's statement is waited for, if not for the whole deadline.
 
         Raises
         ------
@@ -184,7 +179,27 @@ class Connection:
         Interrupted
             Ctrl-C. As for a deadline.
         """
-        give_up = time.monotonic() + deadline
+        return self._use(partial(self._run, self._marked(sql), args), deadline, leave=leave, patience=patience)
+
+    def query_all(self, statements: Sequence[str], *, deadline: float) -> list[Result | ServerError]:
+        """Run several statements in one round trip, also if one fails, and return their answers, without warnings.
+
+        Raises what `query` raises, but for ServerError, which is returned.
+        """
+        answers = self._use(partial(self._run_all, [self._marked(sql) for sql in statements]), deadline)
+        found: list[Result | ServerError] = []
+        for one in answers:
+            answer = statement_error(self.settings, one, lost=False) if isinstance(one, pymysql.Error) else one
+            if not isinstance(answer, Result | ServerError):
+                raise answer
+            found.append(answer)
+        return found
+
+    def _marked(self, sql: str) -> str:
+        return f"/* tidb_magic:{self.token} */ {sql}"
+
+    def _use(self, act: Callable[[], T], deadline: float, *, leave: bool = False, patience: float | None = None) -> T:
+        due = Deadline(deadline)
         patience = deadline if patience is None else max(patience, 0)
         if not self._lock.acquire(timeout=patience):
             raise BusyError(f"{self.settings.address} was busy with another thread's statement for {patience:.3g} s.")
@@ -193,10 +208,10 @@ class Connection:
                 raise ClosedError(
                     f"The connection to {self.settings.address} was closed. The next call opens a new one."
                 )
-            limit = Deadline(self._driver, time_left(give_up))
+            limit = Timeout(self._driver, due.left)
             try:
                 with limit:
-                    return self._run(f"/* tidb_magic:{self.token} */ {sql}", args)
+                    return act()
             except pymysql.Error as error:
                 self._fail(error, deadline if limit.passed else None, leave=leave)
             except KeyboardInterrupt:
@@ -214,6 +229,9 @@ class Connection:
     def _run(self, sql: str, args: Mapping[str, object] | None) -> Result:
         return self._driver.ask(sql, args)
 
+    def _run_all(self, statements: Sequence[str]) -> list[Result | pymysql.Error]:
+        return list(self._driver.ask_all(statements))
+
     def _fail(self, error: pymysql.Error, missed: float | None, *, leave: bool) -> NoReturn:
         cause = strip_traceback(error)
         if missed is not None:
@@ -230,60 +248,22 @@ class Connection:
         force_close(self._driver)
         if self.id is None:
             return "No statement was running yet."
-        return self.end_statement() or "Our statement was ended on the server."
-
-    def end_statement(self, *, forward: bool = True, through: Self | None = None) -> str:
-        """End what this dropped connection left running; say what may still run, nothing if nothing does.
-
-        Without `forward` no KILL is sent to another instance: if that one is silent, the KILL waits for a minute.
-        `through` is an open connection to the same instance; without it a new one is opened.
-        """
-        if self.id is None:
-            return ""
-        try:
-            if through is not None:
-                return self._end_through(through, self.id)
-            return self._end_statement(self.id, forward=forward)
-        except (pymysql.Error, TidbMagicError, KeyboardInterrupt):  # a second Ctrl-C, too
-            return self.may_still_run
-
-    def _end_through(self, through: Self, number: ConnectionId) -> str:
-        ask = partial(through.query, deadline=DEADLINE)
-        return self._kill(ask, number, DEADLINE) if ask(query("running"), self._running(number)).rows else ""
-
-    def _kill(self, ask: Callable[..., Result], number: ConnectionId, seconds: float) -> str:
-        """End the statement where it was seen to run, and wait for its end; say if it may still run."""
-        give_up = time.monotonic() + seconds
-        ask(f"KILL TIDB CONNECTION {int(number)}")
-        while ask(query("running"), self._running(number)).rows:
-            if time.monotonic() > give_up:
-                return self.may_still_run
-            time.sleep(_POLL)
-        return ""
-
-    def _running(self, number: ConnectionId) -> dict[str, object]:
-        return {"connection_id": int(number), "token": f"%{self.token}%"}
+        return end_statement(self) or "Our statement was ended on the server."
 
     @property
     def may_still_run(self) -> str:
         """What to say of a statement that was dropped and not ended."""
         return f"Our statement on connection {int(self.id or 0)} may still run on {self.settings.address}."
 
-    def _end_statement(self, number: ConnectionId, *, forward: bool) -> str:
-        driver = open_driver(self.settings, _CLEANUP)
-        with driver, Deadline(driver, 2 * _CLEANUP):
-            ((other,),) = driver.ask("SELECT CONNECTION_ID()").rows
-            if not driver.ask(query("running"), self._running(number)).rows:
-                # Not here: ended, or on another instance. Without global kill this id may be somebody else's there.
-                if not _global_kill(driver):
-                    return f"Our statement on connection {int(number)} may still run, if it was on another instance."
-                if ConnectionId(other).server_id == number.server_id:
-                    return ""
-                if not forward:
-                    return self.may_still_run
-                driver.ask(f"KILL TIDB CONNECTION {int(number)}")
-                return f"Our statement on connection {int(number)} is on another instance: a KILL was sent there."
-            return self._kill(driver.ask, number, 2 * _CLEANUP)
+
+def _answer(one: Result | ServerError) -> Result:
+    if isinstance(one, ServerError):
+        raise one
+    return one
+
+
+def _assignment(values: Mapping[str, str]) -> str:
+    return query("session_variables", assignments=", ".join(f"{name}={value}" for name, value in values.items()))
 
 
 # By the server's version and the user: the session variables that could not be set.
@@ -302,10 +282,11 @@ def _start_over() -> None:
 os.register_at_fork(after_in_child=_start_over)
 
 
-def _global_kill(driver: Driver) -> bool:
-    """Tell whether global kill is on for certain. An id does not say: with it off, ids are plain counters."""
+def with_reconnect(act: Callable[[], T]) -> T:
+    """Do something on a connection of the pool, and once more if that connection was lost while it was not used."""
     try:
-        ((global_kill, *_),) = driver.ask(query("capabilities")).rows
-    except pymysql.MySQLError:
-        return False
-    return bool(global_kill == "true")
+        return act()
+    except (AuthenticationError, ConnectTimeoutError):
+        raise  # each login counts: some accounts are locked after a few
+    except ConnectError:
+        return act()

@@ -1,4 +1,4 @@
-"""Deadlines: acts that are due at a moment, in one thread: starting a thread for each costs more than a statement."""
+"""Deadlines, and acts that are due at a moment, in one thread: starting one for each costs more than a statement."""
 
 import heapq
 import itertools
@@ -43,6 +43,7 @@ class Watchdog:
         self._numbers = itertools.count()
         self._awake_at: float | None = None  # None while there is no thread
         self._thread: threading.Thread | None = None
+        self._leave = False  # the thread does not wait for another watch
 
     def watch(self, seconds: float, act: Callable[[], None]) -> Watch:
         """Act after that time, unless it is forgotten before."""
@@ -50,7 +51,7 @@ class Watchdog:
         with self._changed:
             heapq.heappush(self._watches, watch)
             if self._awake_at is None:
-                self._awake_at = watch.moment
+                self._awake_at, self._leave = watch.moment, False
                 self._thread = threading.Thread(target=self._run, name="tidb_magic-deadlines", daemon=True)
                 self._thread.start()
             elif watch.moment < self._awake_at:
@@ -66,6 +67,7 @@ class Watchdog:
         """End the thread now, if nothing waits."""
         with self._changed:
             thread = None if any(not watch.over for watch in self._watches) else self._thread
+            self._leave = thread is not None
             self._changed.notify()
         if thread is not None:
             thread.join()
@@ -88,7 +90,8 @@ class Watchdog:
 
     def _idle(self) -> bool:
         """Wait a moment for the next watch; tell whether none came."""
-        self._sleep(time.monotonic() + _IDLE)
+        if not self._leave:
+            self._sleep(time.monotonic() + _IDLE)
         return not self._watches
 
     def _sleep(self, until: float) -> None:
@@ -100,9 +103,21 @@ WATCHDOG = Watchdog()
 os.register_at_fork(after_in_child=WATCHDOG.start_over)
 
 
-def time_left(give_up: float) -> float:
-    """Return the seconds until that moment of the monotonic clock, and a few hundredths if it has passed."""
-    return max(give_up - time.monotonic(), LEAST)
+class Deadline:
+    """The moment by which something must be done, by the seconds until then."""
+
+    def __init__(self, seconds: float) -> None:
+        self.moment = time.monotonic() + seconds
+
+    @property
+    def left(self) -> float:
+        """The seconds until then, and a few hundredths once it has passed."""
+        return max(self.moment - time.monotonic(), LEAST)
+
+    @property
+    def passed(self) -> bool:
+        """Whether it is over."""
+        return time.monotonic() > self.moment
 
 
 def hint(deadline: float) -> int:

@@ -4,7 +4,7 @@ import os
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -12,12 +12,12 @@ from weakref import WeakSet
 
 import pymysql
 import pymysql.connections
-from pymysql.constants import ER
+from pymysql.constants import COMMAND, ER
 from pymysql.converters import encoders
 
 from tidb_magic.connection.deadline import WATCHDOG, Watch
 from tidb_magic.connection.error_map import UnsafeError, connect_error, strip_traceback
-from tidb_magic.connection.row_reader import INTEGERS, Answer, Result
+from tidb_magic.connection.row_reader import Answer, Result
 from tidb_magic.connection.settings import Secret, Settings
 from tidb_magic.connection.tls import unverified_context, verifies
 from tidb_magic.errors import ConnectTimeoutError, Interrupted
@@ -56,9 +56,25 @@ class Driver(_Connection):
             self.query("SHOW WARNINGS")
             _, codes, messages = self._result.data
             warnings = tuple(text for code, text in zip(codes, messages, strict=True) if code == ER.UNKNOWN_ERROR)
-        fields = answer.fields or ()
-        integers = frozenset(field.name for field in fields if field.type_code in INTEGERS)
-        return Result(tuple(field.name for field in fields), integers, tuple(answer.data), warnings)
+        return answer.result(warnings)
+
+    def ask_all(self, statements: Sequence[str]) -> Iterator[Result | pymysql.Error]:
+        """Send several statements at once, and yield the answer or the error of each, without warnings: one round trip.
+
+        Servers read one statement after the other, and proxies of TiDB forward them so.
+        """
+        for sql in statements:
+            self._execute_command(COMMAND.COM_QUERY, sql)  # type: ignore[attr-defined]
+        for _ in statements:
+            self._next_seq_id = 1
+            try:
+                self._read_query_result()
+            except pymysql.Error as error:
+                if not self.open:
+                    raise
+                yield error
+            else:
+                yield self._result.result()
 
     def let_go(self) -> None:
         """Close the socket without a word to the server: it is that of the parent of this forked process."""
@@ -69,6 +85,9 @@ class Driver(_Connection):
     def _create_ssl_ctx(self, given: Any) -> ssl.SSLContext:
         """Return how TLS is used. PyMySQL loads all CAs of the system (20 ms) also where nothing is verified."""
         return given if isinstance(given, ssl.SSLContext) else unverified_context()
+
+    def set_character_set(self, charset: str, collation: str | None = None) -> None:
+        """Do nothing: `session_variables` sets it, and a separate statement would be one more round trip."""
 
     @property
     def stage(self) -> str:
@@ -122,7 +141,7 @@ def _let_go() -> None:
 os.register_at_fork(after_in_child=_let_go)
 
 
-class Deadline:
+class Timeout:
     """Ends a driver's work when the time is over, whatever it is doing. Its read_timeout is for each packet."""
 
     def __init__(self, driver: Driver, seconds: float) -> None:
@@ -227,7 +246,7 @@ def open_driver(settings: Settings, timeout: float, opening: Callable[[Driver], 
             charset="utf8mb4",
             use_unicode=False,
             conv=encoders,  # type: ignore[arg-type]  # what is read is converted by _Answer
-            autocommit=True,  # else we hold a snapshot and show up as a blocker
+            autocommit=None,  # session_variables sets it
             connect_timeout=timeout,
             read_timeout=timeout,  # a frozen instance accepts the connection and never greets
             write_timeout=timeout,
@@ -238,7 +257,7 @@ def open_driver(settings: Settings, timeout: float, opening: Callable[[Driver], 
             _DRIVERS.add(driver)
         if opening is not None:
             opening(driver)
-        limit = Deadline(driver, timeout)
+        limit = Timeout(driver, timeout)
         driver.guarded = bool(settings.password) and not (settings.trusted or verifies(settings.tls))
         driver.asked_tls = bool(settings.tls)
         with limit:
@@ -262,7 +281,7 @@ def open_driver(settings: Settings, timeout: float, opening: Callable[[Driver], 
 
 
 def _timeout_error(settings: Settings, driver: Driver, timeout: float) -> ConnectTimeoutError:
-    why = "It is frozen or overloaded." if driver.accepted else "Is it up, and are host and port right?"
+    why = "It is frozen or overloaded." if driver.accepted else "Is it running, and are host and port right?"
     problem = ConnectTimeoutError(f"{settings.named} {driver.stage} within {timeout:.3g} s. {why}")
     problem.stage, problem.accepted, problem.greeted = driver.stage, driver.accepted, driver.greeted
     return problem

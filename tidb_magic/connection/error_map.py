@@ -32,7 +32,7 @@ _LOGIN: Mapping[int, tuple[type[ConnectError], str]] = {
     CR.CR_SSL_CONNECTION_ERROR: (TlsError, "{name} does not offer TLS, which is required; no login was attempted."),
     _INSECURE: (TlsError, "{name} requires TLS ({message}). Give its CA with --ssl-ca PATH."),
 }
-_UNREACHABLE = (ConnectError, "Cannot reach {name} ({message}). Is it up, and are host and port right?")
+_UNREACHABLE = (ConnectError, "Cannot reach {name} ({message}). Is it running, and are host and port right?")
 # And of a statement; others are the server's own words.
 _STATEMENT: Mapping[int, tuple[type[ConnectError | DeadlineError | ServerError], str]] = {
     0: (ConnectError, _LOST),
@@ -70,8 +70,8 @@ def connect_error(settings: Settings, error: Exception) -> ConnectError:
         return AuthenticationError(f"Not logged in to {name}: {message}.")
     if isinstance(failed, ssl.SSLCertVerificationError):
         return TlsError(
-            f"{name} does not prove who it is ({first_line(failed.verify_message)}). Give the CA of its certificate"
-            " with --ssl-ca PATH, and the host's name as it stands there."
+            f"The certificate of {name} cannot be verified ({first_line(failed.verify_message)}). Give its CA with"
+            " --ssl-ca PATH, and use the host name in that certificate."
         )
     if isinstance(failed, ssl.SSLError):
         return TlsError(f"TLS with {name} failed ({first_line(failed.reason or failed)}).")

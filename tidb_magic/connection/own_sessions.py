@@ -11,7 +11,7 @@ from tidb_magic.connection.driver import (
     addresses,
 )
 
-HELD: "WeakSet[Any]" = WeakSet()  # of Connection, which stands above
+HELD: "WeakSet[Any]" = WeakSet()  # of Connection, which imports this module
 HOLDING = threading.Lock()
 
 
@@ -20,9 +20,10 @@ class Own:
     """What tells the connections of this process in a list, in whatever role, those being opened included.
 
     `ids`, with the instance where they are not `unique` in the cluster; `aliases`, which stay when a proxy moves a
-    connection; `opening`, of those whose id is not known yet, the own address, which servers list where no proxy stands
-    between, and the address they lead to. The system uses a port again for a connection of another program that leads
-    elsewhere, so that has to be an address that the instance has `advertised`.
+    connection, and while the statement of a dropped one still runs; `opening`, of those whose id is not known yet, the
+    own address, which servers list if no proxy is in between, and the address they lead to. The system uses a port
+    again for a connection of another program that leads elsewhere, so that has to be an address that the instance has
+    `advertised`.
     """
 
     sessions: frozenset[tuple[str | None, int]]
@@ -39,7 +40,7 @@ class Own:
             every = list(HELD)
         held = [one for one in every if one.open]
         sessions = frozenset((one.instance, int(one.id)) for one in held if one.id is not None)
-        aliases = frozenset(one.alias for one in held)
+        aliases = frozenset(one.alias for one in every)  # a statement can outlive its connection
         opening = frozenset(addresses(besides={one._driver for one in every}))  # noqa: SLF001
         return cls(sessions, frozenset(number for _, number in sessions), aliases, opening, unique, advertised)
 

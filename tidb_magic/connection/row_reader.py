@@ -29,8 +29,9 @@ class Result:
     r"""What a statement answered, by columns.
 
     The columns that `integers` names hold int, those of floats float, all others text, where bytes that are no UTF-8
-    stand as ``\xNN``: one session's bytes must not end the whole list. None is NULL. `warnings` are those of code 1105,
-    by which TiDB says what a KILL did not do and who did not answer; others are of values, as of a division by 0.
+    are written as ``\xNN``: one session's bytes must not end the whole list. None is NULL. `warnings` are those of code
+    1105, by which TiDB says what a KILL did not do and which instance did not answer; others are of values, as of a
+    division by 0.
     """
 
     columns: tuple[str, ...]
@@ -78,6 +79,12 @@ class Answer(pymysql.connections.MySQLResult):
 
     data: Sequence[list[Any]] = ()
     fields: Any = None
+
+    def result(self, warnings: tuple[str, ...] = ()) -> Result:
+        """Return what was read."""
+        fields = self.fields or ()
+        integers = frozenset(field.name for field in fields if field.type_code in INTEGERS)
+        return Result(tuple(field.name for field in fields), integers, tuple(self.data), warnings)
 
     def _read_rowdata_packet(self) -> None:
         driver: Any = self.connection

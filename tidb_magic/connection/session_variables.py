@@ -14,6 +14,11 @@ _VALUES: Mapping[str, str] = {
     # More than the 10,000 rows that TiDB expects of its tables in memory: it then computes columns without threads.
     # Their start doubles the time of a statement where CPUs are saturated. The largest value ends the server (memory).
     TIDB_ONLY: "16384",
+    "autocommit": "1",  # else we hold a snapshot and show up as a blocker
+    "character_set_client": "utf8mb4",
+    "character_set_connection": "utf8mb4",
+    "character_set_results": "utf8mb4",
+    "collation_connection": "utf8mb4_bin",
     "tidb_init_chunk_size": "32",
     "sql_select_limit": "18446744073709551615",
     "sql_mode": "''",

@@ -14,7 +14,7 @@ DEFAULT_PORT = 4000
 _LAST_PORT = 65_535
 _NO_PORT = "the port is not a number from 0 to 65535 (in a password @ : / # are written %40 %3A %2F %23)"
 _DIALECTS = ("mysql", "tidb")
-# Options that drivers and SQLAlchemy take in a URL and that do not say where to connect, as whom, or how safely.
+# Options that drivers and SQLAlchemy take in a URL and that do not change the address, the user or the security.
 _NO_MATTER = {
     "autocommit",
     "binary_prefix",
@@ -73,8 +73,8 @@ class Settings:
 
     `tls` is None where nothing was said of TLS, and False where it was switched off.
     `source` says where this comes from, if no person typed it. `trusted` is whether a person named this server. One
-    that another server told us of gets no password that it could read: it has to challenge us (mysql_native_password),
-    or to prove who it is by TLS.
+    that another server advertised gets no password that it could read: it has to challenge us (mysql_native_password),
+    or to prove its identity by TLS.
     """
 
     host: str
@@ -145,7 +145,7 @@ def _settings(parts: SplitResult, source: str) -> Settings:
     if not parts.hostname:
         raise SettingsError("the URL names no host")
     if parts.fragment:
-        raise SettingsError("the URL has a # in it; in a password it is written %23")
+        raise SettingsError("the URL contains a #; in a password, write %23")
     return settings_of(
         source,
         host=parts.hostname,

@@ -117,7 +117,7 @@ def _from_engine(engine: Any, source: str) -> Settings:
     if engine.dialect.driver != "pymysql":
         return _from_arguments(_connect_arguments(engine), source)
     about = _from_sqlalchemy_url(engine.url, source, options=False)
-    pool = engine.pool.recreate()  # nobody else's connection, and no waiting for one
+    pool = engine.pool.recreate()  # no connection of other code is used or waited for
     try:
         opened = pool.connect()
         found = _from_pymysql(opened.driver_connection, source)
@@ -254,6 +254,6 @@ def with_keyring(settings: Settings) -> Settings:
 
     try:
         password = keyring.get_password(_KEYRING, settings.address)
-    except KeyringError:  # there is none on this machine, or nobody unlocked it
+    except KeyringError:  # this machine has none, or it is locked
         return settings
     return settings if password is None else replace(settings, password=Secret(password))
