@@ -1,6 +1,6 @@
 """DataFrames that show themselves with a footer, and say how they were read."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
@@ -100,8 +100,16 @@ def counted(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
-def typed(
-    rows: Sequence[Mapping[str, object]], columns: Sequence[str], dtypes: Mapping[str, str]
-) -> dict[str, "pd.api.extensions.ExtensionArray"]:
-    """Return these columns of the rows, text where `dtypes` says nothing."""
-    return {name: pd.array([row[name] for row in rows], dtype=dtypes.get(name, TEXT)) for name in columns}
+def typed(columns: Mapping[str, Iterable[object]], dtypes: Mapping[str, str]) -> dict[str, Any]:
+    """Return columns for a frame, text where `dtypes` says nothing."""
+    return {name: pd.array(list(values), dtype=dtypes.get(name, TEXT)) for name, values in columns.items()}
+
+
+def by_column(rows: Sequence[Mapping[str, object]], names: Sequence[str]) -> dict[str, list[object]]:
+    """Return these columns of rows."""
+    return {name: [row[name] for row in rows] for name in names}
+
+
+def keys_of(frame: pd.DataFrame) -> list[tuple[str, int]]:
+    """Return INSTANCE and ID of each row."""
+    return list(zip(frame["INSTANCE"], frame["ID"], strict=True))

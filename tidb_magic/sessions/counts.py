@@ -6,7 +6,7 @@ import pandas as pd
 
 from tidb_magic.cluster.pool import Pool
 from tidb_magic.connection.connection import Connection
-from tidb_magic.connection.deadline import DEADLINE, hint
+from tidb_magic.connection.deadline import DEADLINE, Deadline, hint
 from tidb_magic.connection.row_reader import Result
 from tidb_magic.errors import OptionError
 from tidb_magic.queries import query
@@ -48,8 +48,8 @@ def count_by(
         "groups": ", ".join(groups.values()),
     }
 
-    def ask(connection: Connection, instance: str | None, give_up: float) -> list[Result]:
-        return [run_statement(connection, "count_by", filters, source(instance, once=True), give_up, parts=parts)]
+    def ask(connection: Connection, instance: str | None, due: Deadline) -> list[Result]:
+        return [run_statement(connection, "count_by", filters, source(instance, once=True), due, parts=parts)]
 
     gathered = gather_lists(pool, ask, filters, deadline)
     frame = pd.concat([counts_frame(results[0]) for results in gathered.parts], ignore_index=True)

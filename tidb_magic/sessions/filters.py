@@ -2,11 +2,27 @@
 
 import re
 from dataclasses import dataclass, fields
+from typing import TypedDict
 
 from tidb_magic.errors import OptionError
+from tidb_magic.queries import fragment
 
 DAY = 86_400  # seconds
 _SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class FilterOptions(TypedDict, total=False):
+    """The filters as keyword arguments, see `Filters`."""
+
+    user: str | None
+    host: str | None
+    db: str | None
+    instance: str | None
+    command: str | None
+    min_time: float | None
+    match: str | None
+    where: str | None
+    idle: bool
 
 
 @dataclass(frozen=True)
@@ -23,7 +39,7 @@ class Filters:
     Raises
     ------
     OptionError
-        A value is empty or no Unicode text, or `min_time` is no number of seconds.
+        A value is empty or no Unicode text, or `min_time` is not a number of seconds.
 
     Examples
     --------
@@ -70,7 +86,7 @@ class Filters:
     @property
     def condition(self) -> str:
         """The condition in SQL, without the one on idle sessions."""
-        parts = [text for name, text in _CONDITIONS.items() if getattr(self, name) is not None]
+        parts = [fragment(f"filter_{name}") for name in _CONDITIONS if getattr(self, name) is not None]
         if self.where is not None:
             # On lines of its own, for it can end in a comment; a % is not the driver's.
             parts.append(f"(\n{self.where.replace('%', '%%')}\n)")
@@ -79,7 +95,7 @@ class Filters:
     @property
     def selecting(self) -> str:
         """The whole condition in SQL."""
-        return self.condition if self.everything else f"{self.condition} AND {ACTIVE}"
+        return self.condition if self.everything else f"{self.condition} AND {fragment('active')}"
 
     @property
     def narrows(self) -> bool | None:
@@ -117,17 +133,8 @@ def _leaves_out(pattern: str) -> bool:
         return True
 
 
-ACTIVE = "(COMMAND <> 'Sleep' OR TxnStart <> '' OR INFO IS NOT NULL)"  # runs something or holds a transaction
-_CONDITIONS = {
-    "user": "USER = %(user)s",
-    "host": "(HOST = %(host)s OR HOST RLIKE %(host_and_port)s)",
-    "db": "DB = %(db)s",
-    "instance": "INSTANCE = %(instance)s",
-    "command": "COMMAND = %(command)s",
-    "min_time": "TIME >= %(min_time)s",
-    "match": "INFO RLIKE %(match)s",
-}
-_TEXTS = {*_CONDITIONS, "where"} - {"min_time"}
+_CONDITIONS = tuple(name for name in FilterOptions.__annotations__ if name not in {"where", "idle"})
+_TEXTS = FilterOptions.__annotations__.keys() - {"min_time", "idle"}
 
 
 def seconds(value: object, name: str) -> float:

@@ -7,12 +7,12 @@ import pandas as pd
 
 from tidb_magic.cluster import topology
 from tidb_magic.cluster.pool import Pool
-from tidb_magic.cluster.topology import Instance, Membership
+from tidb_magic.cluster.topology import Instance
 from tidb_magic.connection.connection import Connection
-from tidb_magic.connection.deadline import DEADLINE, time_left
+from tidb_magic.connection.deadline import DEADLINE, Deadline
 from tidb_magic.connection.row_reader import Result
 from tidb_magic.connection.settings import host_port
-from tidb_magic.display.frame import typed
+from tidb_magic.display.frame import by_column, typed
 from tidb_magic.errors import ServerError
 from tidb_magic.sessions.filters import Filters
 from tidb_magic.sessions.statements import (
@@ -30,19 +30,18 @@ def list_instances(pool: Pool, *, deadline: float = DEADLINE) -> InstanceList:
     """List the registered instances, with the sessions of each. As `read` for the rest."""
     parts = {"columns": "INSTANCE", "groups": "INSTANCE"}
 
-    def ask(connection: Connection, instance: str | None, give_up: float) -> list[Result]:
+    def ask(connection: Connection, instance: str | None, due: Deadline) -> list[Result]:
         if instance is None:
             with suppress(ServerError):
-                pool.update_members(topology.instances(connection, deadline=time_left(give_up)))
-        return [run_statement(connection, "count_by", Filters(), source(instance, once=True), give_up, parts=parts)]
+                pool.update_members(topology.instances(connection, deadline=due.left))
+        return [run_statement(connection, "count_by", Filters(), source(instance, once=True), due, parts=parts)]
 
     gathered = gather_lists(pool, ask, Filters(), deadline)
     counts = pd.concat([counts_frame(results[0]) for results in gathered.parts]).set_index("INSTANCE")
     if counts.empty:
         gathered = without_own_session(gathered)
     if gathered.complete and not pool.topology.membership.authoritative:
-        seen = tuple(Instance(name) for name in counts.index)  # no table names them
-        pool.topology.membership = Membership(seen)
+        pool.topology.assume(counts.index)  # no table names them
     taken_at = datetime.now().astimezone()
     by_age = sorted(pool.topology.membership.instances, key=_uptime, reverse=True)
     latest = {pool.topology.name(one): one for one in by_age}  # a restart leaves two with one name
@@ -62,7 +61,7 @@ def list_instances(pool: Pool, *, deadline: float = DEADLINE) -> InstanceList:
         }
         for one in sorted(by_age, key=pool.topology.name)
     ]
-    frame = InstanceList(typed(rows, InstanceList.COLUMNS, InstanceList.DTYPES))
+    frame = InstanceList(typed(by_column(rows, InstanceList.COLUMNS), InstanceList.DTYPES))
     frame["UP_SINCE"] = pd.to_datetime(frame["UP_SINCE"], utc=True).dt.tz_convert(taken_at.tzinfo).dt.as_unit("s")
     return described(frame, pool, gathered)
 

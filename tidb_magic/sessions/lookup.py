@@ -12,7 +12,7 @@ from tidb_magic.connection.row_reader import Result
 from tidb_magic.connection_id import ConnectionId
 from tidb_magic.display.frame import counted
 from tidb_magic.display.render import Bytes
-from tidb_magic.queries import query
+from tidb_magic.queries import fragment, query
 from tidb_magic.sessions.processlist import INFO_CUT
 
 GRACE = 0.2  # seconds that the server may take to say that its own deadline has passed
@@ -104,7 +104,7 @@ def clock() -> float:
     return time.clock_gettime(_CLOCK)
 
 
-def fetch_sessions(  # noqa: PLR0913 (whom, where, and how)
+def fetch_sessions(  # noqa: PLR0913 (the sessions, the place, the options)
     connection: Connection,
     ids: Collection[int],
     *,
@@ -153,14 +153,14 @@ def _statement(connection: Connection, matches: str, *, whole: bool, with_transa
     else:
         source, name = f"(\n{query('sessions_local', condition='TRUE')}\n) AS CLUSTER_PROCESSLIST", "INSTANCE"
     alias = "SESSION_ALIAS" if "SESSION_ALIAS" in connection.columns else "''"
-    hint = "/*+ MAX_EXECUTION_TIME(%(milliseconds)s) */ " if whole else ""
-    order = "ORDER BY INSTANCE, ID" if whole else ""  # makes TiDB wait for every instance
+    hint = f"{fragment('server_deadline')} " if whole else ""
+    order = fragment("every_instance") if whole else ""
     plain = {"instance": name, "sessions": source, "alias": alias, "matches": f"({matches})"}
     if not with_transactions:
         return query("session_by_id", hint=hint, order=order, **plain)
     sessions = query("session_by_id", hint="", order="", **plain)
     if whole:
-        table, instance = "CLUSTER_TIDB_TRX", " AND trx.INSTANCE = found.INSTANCE"
+        table, instance = "CLUSTER_TIDB_TRX", f" {fragment('same_instance')}"
     else:
         table, instance = "TIDB_TRX", ""
     return query(

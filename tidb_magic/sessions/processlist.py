@@ -9,14 +9,14 @@ import numpy as np
 import pandas as pd
 
 from tidb_magic.connection.row_reader import Result
-from tidb_magic.display.frame import HOW_IT_WAS_READ, TEXT, ReadFrame, Table, counted
+from tidb_magic.display.frame import HOW_IT_WAS_READ, TEXT, ReadFrame, Table, counted, keys_of
 from tidb_magic.display.render import DISPLAY, ROWS_SHOWN, Bytes, html_table, statement
 
 INFO_CUT = 16_384  # bytes of a statement that are fetched unless all of it is asked for
 OURS = "tidb_magic_"  # how the names of columns begin that are not the server's
 LENGTH = f"{OURS}length"  # the column that says how long a statement is that was cut
 SHOWN = ["ID", "INSTANCE", "USER", "HOST", "DB", "COMMAND", "TIME", "STATE", "MEM", "INFO"]
-# Of who blocks whom, as LockForest adds it.
+# Of a lock forest, which adds columns.
 _SHOWN_LOCKS = [
     "ID",
     "INSTANCE",
@@ -134,7 +134,7 @@ class ProcessList(ReadFrame):
         if self.hidden:
             them = "it" if self.hidden == 1 else "them"
             lines.append(f"{counted(self.hidden, 'idle session')} hidden (--idle shows {them}).")
-        ids = set(zip(self["INSTANCE"], self["ID"], strict=True))
+        ids = set(keys_of(self))
         if cut := [length for session, length in self.cut.items() if session in ids]:
             longest = Bytes(max(cut))
             are = f"ends after 16 KiB of {longest}" if len(cut) == 1 else f"end after 16 KiB, the longest has {longest}"
@@ -151,7 +151,7 @@ def _cell(value: Any) -> Any:
 
 
 def _process_list(*args: Any, **kwargs: Any) -> pd.DataFrame:
-    """Keep the class while rows can be told apart, else give a plain DataFrame."""
+    """Keep the class while ID and INSTANCE identify the rows, else give a plain DataFrame."""
     frame = pd.DataFrame(*args, **kwargs)
     return ProcessList(frame) if _has_ids(frame) else frame
 

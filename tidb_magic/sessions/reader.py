@@ -6,7 +6,7 @@ from time import monotonic
 
 from tidb_magic.cluster.pool import Pool
 from tidb_magic.connection.connection import Connection
-from tidb_magic.connection.deadline import DEADLINE
+from tidb_magic.connection.deadline import DEADLINE, Deadline
 from tidb_magic.connection.row_reader import Result
 from tidb_magic.connection.settings import host_port
 from tidb_magic.display.frame import Origin
@@ -84,32 +84,32 @@ def read_also(  # noqa: PLR0913 (as read)
     full: bool = False,
     deadline: float = DEADLINE,
 ) -> tuple[ProcessList, list[list[Result]]]:
-    """Read as `read` does, and what `also` asks right after; return that of each instance that was read by itself."""
+    """Read as `read` does, and what `also` asks right after; return also the latter, for each separate reading."""
     filters = filters or Filters()
     check_limit(limit)
     by = "TIME" if sort is None else column_name(pool, sort, "sort")
-    order = f"{quoted(by)} {'DESC' if pool.columns[by] in _NUMBERS else 'ASC'}"
+    order = f"{quoted(by)} {'DESC' if pool.main.columns[by] in _NUMBERS else 'ASC'}"
     statement = "processlist_idle" if filters.everything else "processlist"
     room = max(_FEW, _FITS * limit) if filters.everything else _FEW
     whole = pool.sessions is not None and pool.sessions < room
 
     absent: list[Connection] = []  # connections that a list of theirs does not show
 
-    def ask(connection: Connection, instance: str | None, give_up: float) -> list[Result]:
+    def ask(connection: Connection, instance: str | None, due: Deadline) -> list[Result]:
         columns = ", ".join(selected(name, full=full) for name in connection.columns)
         parts = {"columns": columns, "order": order}
         sessions = source(instance, once=not whole)
         name = "processlist_all" if whole else statement
-        listing = counting = run_statement(connection, name, filters, sessions, give_up, limit=limit, parts=parts)
+        listing = counting = run_statement(connection, name, filters, sessions, due, limit=limit, parts=parts)
         found = listing.by_name
         ours = filters.condition == "TRUE" and (whole or len(found["ID"]) < limit)
         if ours and not any(connection.token in (text or "") for text in found["INFO"]):
             absent.append(connection)
         if not (whole or found["ID"] or filters.everything):
-            counting = run_statement(connection, "count", filters, sessions, give_up)
+            counting = run_statement(connection, "count", filters, sessions, due)
         if instance is None and connection.proven is None:
             find_itself(connection, listing)
-        return [listing, counting, *(also(connection, instance, give_up) if also else ())]
+        return [listing, counting, *(also(connection, instance, due) if also else ())]
 
     requested = clock()
     gathered = gather_lists(pool, ask, filters, deadline)
@@ -123,7 +123,7 @@ def read_also(  # noqa: PLR0913 (as read)
     else:
         matching, matched = _counts(gathered, filters)
     if whole or len(gathered.parts) > 1:
-        rows = _sorted(found, rows, by, pool.columns[by])
+        rows = _sorted(found, rows, by, pool.main.columns[by])
     listed = to_frame(found.take(rows[:limit]))
     listed.limit, listed.matched, listed.hidden = limit, matched, matching - matched
     if gathered.complete and filters.condition == "TRUE":
@@ -163,7 +163,7 @@ def _sorted(found: Result, rows: Sequence[int], by: str, kind: str) -> list[int]
 
 
 def _first(result: Result, name: str) -> int:
-    """Return a count that stands in every row; the count of no listed row is 0, or the only value there is."""
+    """Return a count that every row repeats; the count of no listed row is 0, or the only value there is."""
     if name in result.columns:
         return next(iter(result.by_name[name]), 0)
     return int(result.data[0][0])
@@ -176,13 +176,14 @@ def _note(pool: Pool, listed: ProcessList, gathered: Gathered) -> None:
     for columns in (results[0].by_name for results in gathered.parts):
         instances, ids = columns["INSTANCE"], columns["ID"]
         pool.topology.learn(dict(zip(instances, ids, strict=True)))
-        sessions = zip(instances, ids, columns["HOST"], strict=True)
-        found |= {one for one in sessions if one[1] in own.ids or one[2] in hosts}
+        aliases = columns.get("SESSION_ALIAS", [""] * len(ids))  # TiDB 6.5 has none
+        sessions = zip(instances, ids, columns["HOST"], aliases, strict=True)
+        found |= {one for one in sessions if one[1] in own.ids or one[2] in hosts or one[3] in own.aliases}
     listed.own = frozenset(one[:2] for one in found if own.has(*one))
 
 
 def _check_rights(pool: Pool) -> None:
     """Find out whether a list of one user's sessions is so for want of a privilege that was taken away since."""
-    if pool.open and not pool.monitor.degraded and monotonic() - pool.refreshed > _RIGHTS_AGE:
+    if pool.main.open and not pool.monitor.degraded and monotonic() - pool.refreshed > _RIGHTS_AGE:
         with suppress(TidbMagicError):
             pool.refresh(within=DEADLINE)

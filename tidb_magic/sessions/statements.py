@@ -10,15 +10,16 @@ import pandas as pd
 
 from tidb_magic.cluster.pool import Pool
 from tidb_magic.connection.connection import Connection
-from tidb_magic.connection.deadline import hint, time_left
+from tidb_magic.connection.deadline import Deadline, hint
 from tidb_magic.connection.row_reader import Result
 from tidb_magic.display.frame import ReadFrame
 from tidb_magic.errors import OptionError, ServerError
-from tidb_magic.queries import query
-from tidb_magic.sessions.fanout import Ask, Gathered, gather
+from tidb_magic.queries import fragment, query
+from tidb_magic.sessions.fanout import Ask, Gathered
 from tidb_magic.sessions.filters import Filters
+from tidb_magic.sessions.gather import gather
 from tidb_magic.sessions.lookup import GRACE
-from tidb_magic.sessions.processlist import INFO_CUT, LENGTH, OURS, to_columns
+from tidb_magic.sessions.processlist import INFO_CUT, OURS, to_columns
 
 LIMIT = 200  # rows
 Frame = TypeVar("Frame", bound=ReadFrame)
@@ -39,11 +40,11 @@ def check_limit(limit: int) -> None:
 
 def column_name(pool: Pool, name: str, option: str) -> str:
     """Return a column's name as the server writes it: what a person typed never becomes SQL."""
-    known = {column.upper(): column for column in pool.columns}
+    known = {column.upper(): column for column in pool.main.columns}
     if column := known.get(name.strip().upper()):
         return column
     near = get_close_matches(name.upper(), known, n=1)
-    instead = f"Did you mean {known[near[0]]}?" if near else f"There are: {', '.join(pool.columns)}."
+    instead = f"Did you mean {known[near[0]]}?" if near else f"There are: {', '.join(pool.main.columns)}."
     raise OptionError(f"{option}: the process list has no column {name!r}. {instead}")
 
 
@@ -54,19 +55,13 @@ def quoted(name: str) -> str:
 
 def selected(name: str, *, full: bool) -> str:
     """Return how a column is selected: INFO is cut off unless `full`, and its length comes with it."""
-    if name == "INFO" and not full:
-        # As bytes: LEFT of text would replace what is no UTF-8.
-        cut = f"LEFT(CAST(INFO AS BINARY), {INFO_CUT}) AS INFO"
-        return f"{cut}, IF(LENGTH(INFO) > {INFO_CUT}, LENGTH(INFO), NULL) AS {LENGTH}"
-    return quoted(name)
+    return fragment("info_and_length") if name == "INFO" and not full else quoted(name)
 
 
 def grouped(name: str) -> str:
     """Return how rows are grouped by a column."""
-    if name == "HOST":  # clients differ in their ports
-        port = "LENGTH(SUBSTRING_INDEX(HOST, ':', -1)) + 1"
-        return f"IF(HOST RLIKE ':[0-9]+$', LEFT(HOST, LENGTH(HOST) - ({port})), HOST)"
-    return f"LEFT(CAST(INFO AS BINARY), {INFO_CUT})" if name == "INFO" else quoted(name)
+    special = {"HOST": "host_alone", "INFO": "info"}
+    return fragment(special[name]) if name in special else quoted(name)
 
 
 @dataclass(frozen=True)
@@ -88,16 +83,17 @@ def run_statement(  # noqa: PLR0913 (a statement and where it runs)
     statement: str,
     filters: Filters,
     source: Source,
-    give_up: float,
+    due: Deadline,
     *,
     limit: int = LIMIT,
     parts: Mapping[str, str] | None = None,
 ) -> Result:
     """Run a statement on the sessions of a source that match the filters. As `read` for what can go wrong."""
-    within = time_left(give_up)
-    args = {**filters.parameters, "milliseconds": hint(within), "limit": limit, "instance_name": source.instance}
+    within = due.left
+    args = {**filters.parameters, "milliseconds": hint(within), "limit": limit, "info_cut": INFO_CUT}
+    args["instance_name"] = source.instance
     sessions = query(source.name, condition=filters.condition)
-    # The server is asked to end it by itself; the deadline on our side is for when it cannot.
+    # The server ends it by MAX_EXECUTION_TIME; the deadline on our side is for when it cannot.
     grace = GRACE if source.instance is None else 0
     sql = query(statement, sessions=sessions, **(parts or {}))
     return connection.query(sql, args, deadline=within + grace, leave=True)

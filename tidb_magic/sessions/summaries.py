@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Self
 
 import pandas as pd
 
-from tidb_magic.display.frame import HOW_IT_WAS_READ, ReadFrame, ShownFrame, Table, counted, typed
+from tidb_magic.display.frame import HOW_IT_WAS_READ, ReadFrame, ShownFrame, Table, by_column, counted, typed
 from tidb_magic.display.render import Bytes, Seconds, statement
 
 
@@ -36,7 +36,7 @@ class InstanceList(ReadFrame):
 
     INSTANCE as the process list has it; ADDRESS where SQL clients connect; STATUS_ADDRESS; VERSION; SERVER_ID
     ``Int64``, which the ids of its sessions hold; UP_SINCE ``datetime64[s]`` in this machine's time zone; SESSIONS
-    and MEMORY ``Int64``, as in SessionCounts; ANSWERING, whether it was heard; GLOBAL_KILL, whether that is on there.
+    and MEMORY ``Int64``, as in SessionCounts; ANSWERING, whether it answered; GLOBAL_KILL, whether that is on there.
 
     What cannot be seen is missing: SESSIONS and MEMORY of one that does not answer; SERVER_ID and UP_SINCE without
     PROCESS; the addresses in security-enhanced mode. For about a minute after a restart an instance has two rows; the
@@ -96,7 +96,7 @@ class ConnectionList(ShownFrame):
     @classmethod
     def of(cls, rows: Iterable[Mapping[str, object]]) -> Self:
         """Return these rows."""
-        return cls(typed(list(rows), cls.COLUMNS, cls.DTYPES))
+        return cls(typed(by_column(list(rows), cls.COLUMNS), cls.DTYPES))
 
     def _table(self) -> Table:
         header = list(self.columns)
