@@ -1,15 +1,13 @@
 """Cluster: what scripts and the magics hold."""
 
-import getpass  # not its function: a kernel puts its own in the place
-import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn, Self, Unpack
 from weakref import ref
 
 import pandas as pd
@@ -17,6 +15,7 @@ import pandas as pd
 from tidb_magic.cluster.pool import Pool
 from tidb_magic.cluster.topology import Direct
 from tidb_magic.connection.deadline import DEADLINE
+from tidb_magic.connection.prompt import prompt
 from tidb_magic.connection.settings import Secret, Settings
 from tidb_magic.connection.sources import find, with_keyring
 from tidb_magic.display.frame import counted
@@ -26,11 +25,11 @@ from tidb_magic.kill.executor import kill
 from tidb_magic.kill.instance_worker import MAX_VICTIMS, TIMEOUT, KillOptions
 from tidb_magic.kill.report import History, KillReport, history
 from tidb_magic.kill.resolve import Victims, matching, targets
-from tidb_magic.locks.followup import follow, still_blocking, waiters_of
+from tidb_magic.locks.followup import kill_blockers
 from tidb_magic.locks.lock_forest import LockForest
 from tidb_magic.locks.reader import locks
 from tidb_magic.sessions.counts import count_by, count_waiting
-from tidb_magic.sessions.filters import Filters, seconds
+from tidb_magic.sessions.filters import FilterOptions, Filters, seconds
 from tidb_magic.sessions.instances import list_instances
 from tidb_magic.sessions.lookup import Rights
 from tidb_magic.sessions.processlist import ProcessList
@@ -85,7 +84,7 @@ class Cluster:
     ) -> ProcessList:
         """Read the sessions of the whole cluster, longest running first.
 
-        When an instance or PD does not respond, every instance is read by itself, and the list names the missing ones.
+        When an instance or PD does not respond, every instance is read separately, and the list names the missing ones.
 
         Parameters
         ----------
@@ -120,7 +119,9 @@ class Cluster:
         self._note_origin(listed, reload)
         return listed
 
-    def count_by(self, *columns: str, limit: int = LIMIT, deadline: float = DEADLINE, **filters: Any) -> SessionCounts:
+    def count_by(
+        self, *columns: str, limit: int = LIMIT, deadline: float = DEADLINE, **filters: Unpack[FilterOptions]
+    ) -> SessionCounts:
         """Count the sessions of the whole cluster by one column or several, idle ones included; most first.
 
         `filters` are those of `processlist`, and so is what can be raised. HOST is taken without the port.
@@ -154,7 +155,7 @@ class Cluster:
         with _interruptible():
             return count_waiting(self._pool, deadline=seconds(deadline, "deadline"))
 
-    def kill(  # noqa: PLR0913 (whom, and how)
+    def kill(  # noqa: PLR0913 (the targets and the options)
         self,
         victims: Victims | LockForest | None = None,
         *,
@@ -164,7 +165,7 @@ class Cluster:
         max_victims: int = MAX_VICTIMS,
         force: bool = False,
         reason: str = "",
-        **filters: Any,
+        **filters: Unpack[FilterOptions],
     ) -> KillReport:
         """End sessions, or only their running statements, and report what was seen to happen.
 
@@ -217,7 +218,7 @@ class Cluster:
         deadline: float = DEADLINE,
         force: bool = False,
         reason: str = "",
-        **filters: Any,
+        **filters: Unpack[FilterOptions],
     ) -> KillReport:
         """Report what `kill` would do now: `planned`, or why nothing would be sent. Sends nothing."""
         how = KillOptions(deadline=seconds(deadline, "deadline"), force=force, plan=True)
@@ -230,16 +231,16 @@ class Cluster:
         *,
         query: bool,
         reason: str,
-        filters: Mapping[str, Any],
+        filters: FilterOptions,
     ) -> KillReport:
-        if unknown := filters.keys() - {field.name for field in fields(Filters)}:
+        if unknown := filters.keys() - FilterOptions.__annotations__.keys():
             instead = " cluster.plan(...) sends nothing." if "dry_run" in unknown else ""
             raise TypeError(f"There is no option {', '.join(sorted(unknown))}.{instead}")
         if (victims is None) == (not filters):
             raise OptionError("Pass connection IDs, a frame or filters: exactly one of these.")
         with _interruptible():
             if isinstance(victims, LockForest) or (isinstance(victims, pd.DataFrame) and "FREES" in victims.columns):
-                return self._kill_blockers(victims, how, query=query, reason=reason)
+                return kill_blockers(self._pool, victims, how, self._audit(reason), query=query)
             if victims is not None:
                 return kill(self._pool, targets(victims, self._pool, query=query), how, self._audit(reason))
             chosen = Filters(**filters)
@@ -251,23 +252,6 @@ class Cluster:
     def address(self) -> str:
         """Where it is connected, as ``user@host:port``."""
         return self._pool.settings.address
-
-    def _kill_blockers(
-        self, victims: LockForest | pd.DataFrame, how: KillOptions, *, query: bool, reason: str
-    ) -> KillReport:
-        """Kill the sessions for which others still wait, and watch these continue."""
-        rows = victims.roots if isinstance(victims, LockForest) else victims
-        if not len(rows):
-            return kill(self._pool, [], how, self._audit(reason), remarks=["There is no root blocker to kill."])
-        blocking = rows[rows["BEHIND"] > 0] if "BEHIND" in rows.columns else rows
-        blockers = set(zip(blocking["INSTANCE"], blocking["ID"], strict=True))
-        now = locks(self._pool, deadline=how.deadline)
-        wanted = [still_blocking(one, now, blockers) for one in targets(rows, self._pool, query=query)]
-        report = kill(self._pool, wanted, how, self._audit(reason))
-        if not (how.plan or query):
-            return follow(self._pool, report, now, deadline=how.deadline)
-        report.remarks = (*report.remarks, *waiters_of(report, now, query=query))
-        return report
 
     def history(self) -> History:
         """Return what this process planned and killed, in any cluster."""
@@ -337,12 +321,12 @@ class Cluster:
         return {
             "ADDRESS": pool.settings.address,
             "SOURCE": pool.settings.source,
-            "VERSION": pool.version,
+            "VERSION": pool.main.version,
             "INSTANCES": len(pool.topology.registered()),
             "GLOBAL_KILL": able.global_kill,
             "SEES": "all" if able.see_others else "own",
             "MAY_END": "all" if able.kill_others else "own",
-            "TLS": pool.tls,
+            "TLS": pool.main.tls,
             "CAUTIONS": "; ".join(_cautions(pool)),
         }
 
@@ -446,25 +430,7 @@ def _pool(settings: Settings, direct: Direct) -> Pool:
         if settings.password is not None:
             raise
         refused = error
-    prompt = f"Password for {settings.address}: "
-    try:
-        secret = Secret(getpass.getpass(prompt)) if _somebody_is_there() else None
-    except (EOFError, NotImplementedError):  # a notebook that runs without a person
-        secret = None
-    if secret is None:
-        raise AuthenticationError(
-            f"{settings.named} requires a password, and it cannot be prompted for here."
-            " Pass it as connect(url, password=...), for example from an environment variable."
-        ) from refused
-    return Pool(replace(settings, password=secret), direct)
-
-
-def _somebody_is_there() -> bool:
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython else None
-    if hasattr(shell, "kernel"):
-        return True  # the kernel knows whether its front end can ask, and raises NotImplementedError if not
-    return sys.stdin is not None and sys.stdin.isatty()
+    return Pool(replace(settings, password=prompt(settings, refused)), direct)
 
 
 def _read_locks(cluster: Cluster, deadline: float) -> LockForest:

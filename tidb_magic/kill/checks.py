@@ -12,12 +12,19 @@ GONE = 0.4  # seconds between two looks that do not find a session, to call it g
 COMMITTING = "Committing"  # STATE of CLUSTER_TIDB_TRX
 LOCKS_STAY = "its row locks can stay for about 20 s"  # 8.5.6, measured: until the time to live of the lock is over
 NOT_VISIBLE = "none of your sessions has this id, and without PROCESS other users' sessions are not visible"
-# What stands before the first word of a statement: blanks, semicolons, comments, the brackets of executable ones.
+# What can precede the first word of a statement: blanks, semicolons, comments, the brackets of executable ones.
 _LEADING = r"(?s:[\s;(]|/\*(?!T?!).*?\*/|/\*(?:T!(?:\[[\w,\s]*\])?|!\d*)|--(?=\s)[^\n]*\n|#[^\n]*\n)*+"
 _DDL = re.compile(rf"{_LEADING}(?:ALTER|CREATE|DROP|TRUNCATE|RENAME|RECOVER|FLASHBACK)\b", re.IGNORECASE)
 _IMPORT = re.compile(rf"{_LEADING}IMPORT\s+INTO\b", re.IGNORECASE)
-_BENCHMARK = re.compile(r"\bBENCHMARK\s*\(", re.IGNORECASE)
-_GET_LOCK = re.compile(r"\bGET_LOCK\s*\(", re.IGNORECASE)
+# Functions that TiDB does not interrupt (8.5.6, measured): where, and when their statements end.
+_NOT_INTERRUPTED = {
+    "BENCHMARK": "BENCHMARK(): it ends by itself, or with its instance",
+    "GET_LOCK": (
+        "GET_LOCK(): it ends when the session that holds the lock calls RELEASE_LOCK() or is killed, or by its own"
+        " timeout"
+    ),
+    "SLEEP": "SLEEP() for rows that no table stores: it ends by itself, or with its instance",
+}
 _VERSION = re.compile(r"v?(\d+)\.(\d+)\.(\d+)")
 _CRASHES_BEFORE = (8, 5, 5)  # KILL QUERY of an idle session with an open transaction: pingcap/tidb 65447, 63956
 
@@ -80,8 +87,8 @@ def unverified(target: Target) -> Target:
 
 def _absent(target: Target, observation: Observation, context: KillContext) -> Target:
     if observation.missing:
-        silent = f"{', '.join(observation.missing)} did not answer"
-        return target.ended(Outcome.UNREACHABLE, f"its instance is not known: {silent}")
+        missing = f"{', '.join(observation.missing)} did not answer"
+        return target.ended(Outcome.UNREACHABLE, f"its instance is not known: {missing}")
     if not context.able.see_others:
         return target.ended(Outcome.REFUSED, NOT_VISIBLE)
     target = _missed(target, observation)
@@ -113,14 +120,32 @@ def _refusal_reason(target: Target, now: Session, observation: Observation, cont
     if query and "in transaction" in now.state and _crashes(context.version):
         return f"KILL QUERY within a transaction can crash TiDB before 8.5.5 (it is {context.version}): end the session"
     if not context.force and (instead := alternative(now)):
-        return f"{instead}; --force sends the KILL anyway"
+        return _unless_forced(instead)
     return None
+
+
+def _unless_forced(instead: str) -> str:
+    return f"{instead}; --force sends the KILL anyway"
+
+
+def _runs_ddl(job: int | None) -> str:
+    how = "ADMIN SHOW DDL JOBS, then ADMIN CANCEL DDL JOBS" if job is None else f"ADMIN CANCEL DDL JOBS {job}"
+    return f"it runs DDL, whose job a KILL does not end: {how}"
+
+
+def with_job(target: Target, job: int, state: str) -> Target:
+    """Return a target that runs DDL with its job in the reason."""
+    if target.reason == _unless_forced(_runs_ddl(None)):
+        return replace(target, reason=_unless_forced(_runs_ddl(job)))
+    if target.outcome is Outcome.REFUSED:
+        return target
+    return replace(target, reason="; ".join(filter(None, [target.reason, f"its DDL job {job} is {state}"])))
 
 
 def alternative(session: Session) -> str | None:
     """Return a better way to end this session's work, or why it should be left alone; None for usual work."""
     if is_ddl(session):
-        return "it runs DDL, whose job a KILL does not end: ADMIN SHOW DDL JOBS, then ADMIN CANCEL DDL JOBS"
+        return _runs_ddl(None)
     if _starts(session, _IMPORT):
         return "it runs IMPORT INTO, whose job a KILL may leave behind: SHOW IMPORT JOBS, then CANCEL IMPORT JOB"
     if not session.user:
@@ -144,14 +169,9 @@ def next_step(session: Session, *, query: bool) -> str:
     """
     if instead := alternative(session):
         return instead
-    text = session.info or ""
-    if _BENCHMARK.search(text):
-        return "TiDB does not interrupt BENCHMARK(): it ends by itself, or with its instance"
-    if _GET_LOCK.search(text):
-        return (
-            "TiDB does not interrupt GET_LOCK(): it ends when the session that holds the lock calls RELEASE_LOCK() or"
-            " is killed, or by its own timeout"
-        )
+    for function, what in _NOT_INTERRUPTED.items():
+        if re.search(rf"\b{function}\s*\(", session.info or "", re.IGNORECASE):
+            return f"TiDB does not interrupt {what}"
     if query:
         return f"if its client does not read the result, end the connection: %tidb_kill {session.id}"
     return f"TiDB ends it when the rows that it works on are done: %tidb_ps --idle --where 'ID = {session.id}' shows it"
@@ -198,13 +218,14 @@ def _kept_open(session: Session) -> list[str]:
     return [f"its transaction of {session.transaction.changes} stays open: KILL QUERY cannot free its locks"]
 
 
-def rolled_back(session: Session) -> list[str]:
-    """Return notes on what ending a session does to its transaction."""
+def rolled_back(session: Session, *, ended: bool = False) -> list[str]:
+    """Return notes on what ending a session does to its transaction, or did."""
     if session.transaction is None or not session.transaction.keys:
         return []
     if session.transaction.state == COMMITTING:
-        return ["its transaction is committing: whether that succeeds is not known", LOCKS_STAY]
-    return [f"rolls back {session.transaction.changes}", LOCKS_STAY]
+        is_ = "was" if ended else "is"
+        return [f"its transaction {is_} committing: whether that succeeds is not known", LOCKS_STAY]
+    return [f"{'rolled' if ended else 'rolls'} back {session.transaction.changes}", LOCKS_STAY]
 
 
 def verify(target: Target, observation: Observation, able: Capabilities) -> Target:
@@ -217,14 +238,10 @@ def verify(target: Target, observation: Observation, able: Capabilities) -> Targ
     if now is not None:
         return replace(target, absent=None)
     if not target.statement.query:
-        return target.ended(Outcome.KILLED, "; ".join(_left_behind(before)))
+        return target.ended(Outcome.KILLED, "; ".join(rolled_back(before, ended=True)))
     target = _missed(target, observation)
     if not _gone(target, observation):
         return target
     if able.see_others:
         return target.ended(Outcome.KILLED, "its whole session ended")
     return target.ended(Outcome.INTERRUPTED, "its session is not visible any more: it ended, or it changed its user")
-
-
-def _left_behind(before: Session) -> list[str]:
-    return [part.replace("rolls", "rolled").replace("is committing", "was committing") for part in rolled_back(before)]

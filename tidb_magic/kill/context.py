@@ -1,17 +1,16 @@
 """What a check needs besides the observation: privileges, transactions, protected users."""
 
-import time
 from collections.abc import Collection
 
 from tidb_magic.cluster.pool import Pool
-from tidb_magic.connection.deadline import time_left
+from tidb_magic.connection.deadline import Deadline
 from tidb_magic.kill.checks import KillContext
 from tidb_magic.kill.routing import Route
 from tidb_magic.sessions.lookup import Observation
 
 
-class Known:
-    """Collects the context of the checks on one route. `ask` fetches what an observation makes necessary."""
+class ContextReader:
+    """Collects the context of the checks on one route. `read` fetches what an observation makes necessary."""
 
     def __init__(self, route: Route, pool: Pool, *, force: bool) -> None:
         self._route, self._pool, self._force = route, pool, force
@@ -19,14 +18,14 @@ class Known:
         self._users: dict[str, bool] = {}  # whether security-enhanced mode may protect the user
         self.with_transactions = False  # whether an observation needs the transactions
 
-    def ask(self, observation: Observation, sought: Collection[int], *, plan: bool, deadline: float) -> bool:
+    def read(self, observation: Observation, sought: Collection[int], *, plan: bool, deadline: float) -> bool:
         """Fetch what is not known yet. Return whether anything was fetched: then the observation is too old.
 
         Raises
         ------
         DeadlineError, ConnectError, ServerError
         """
-        give_up = time.monotonic() + deadline
+        due = Deadline(deadline)
         seen = [observation.sessions[number] for number in sought if number in observation.sessions]
         strangers = {one.user for one in seen} - {observation.user}
         asked = False
@@ -35,10 +34,10 @@ class Known:
             or len(seen) < len(sought)  # is it gone, or not visible?
             or (strangers and (plan or not self._pool.capabilities.kill_others))
         ):  # when a KILL is sent on the instance itself, the server checks
-            self._route.rights(deadline=time_left(give_up))
+            self._route.rights(deadline=due.left)
             self._rights = asked = True
         if new := strangers - self._users.keys():
-            protected = self._route.protected(new, deadline=time_left(give_up))
+            protected = self._route.protected(new, deadline=due.left)
             self._users |= {user: user in protected for user in new}
             asked = asked or self._pool.enhanced_security
         if any(one.txn_start for one in seen) and not self.with_transactions:

@@ -23,7 +23,7 @@ _NAMED = 10  # ids of each kind, of which Ctrl-C says what became of them
 _WAKE = (0.3, 4.0)  # seconds after Ctrl-C: for a thread to end by itself, and to end what it left on the server
 
 
-def kill(  # noqa: PLR0913 (whom, how, and what is said of it)
+def kill(  # noqa: PLR0913 (the targets, the options, the report)
     pool: Pool,
     targets: Sequence[Target],
     options: KillOptions,
@@ -121,7 +121,7 @@ class _Work:
             wait(busy, at_most)
             left = self._left()
         except KeyboardInterrupt:  # a second one
-            left[-1] = "It was not waited for what still runs."
+            left[-1] = "tidb_magic did not wait for the statements that still run."
         said = [str(error)] if isinstance(error, Interrupted) else []
         known, ended, not_sent = [], [], []
         for target in self.targets.values():

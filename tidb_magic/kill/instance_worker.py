@@ -5,13 +5,15 @@ One statement fetches all targets of the instance. `checks` decides, without I/O
 
 import math
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import partial
 
 from tidb_magic.cluster.pool import Pool
-from tidb_magic.connection.deadline import DEADLINE, hint, time_left
+from tidb_magic.connection.cleanup import end_statement
+from tidb_magic.connection.connection import with_reconnect
+from tidb_magic.connection.deadline import DEADLINE, Deadline, hint
 from tidb_magic.display.render import first_line
 from tidb_magic.errors import (
     AuditError,
@@ -23,8 +25,8 @@ from tidb_magic.errors import (
     TidbMagicError,
 )
 from tidb_magic.kill.audit import Audit
-from tidb_magic.kill.checks import KillContext, check, is_ddl, next_step, unverified, verify
-from tidb_magic.kill.context import Known
+from tidb_magic.kill.checks import KillContext, check, is_ddl, next_step, unverified, verify, with_job
+from tidb_magic.kill.context import ContextReader
 from tidb_magic.kill.model import ExpectedSession, Outcome, Target, until_provable
 from tidb_magic.kill.routing import Location, NoRouteError, Route, find_route
 from tidb_magic.queries import query
@@ -116,17 +118,19 @@ class InstanceWorker:
     # -- before the KILL ---------------------------------------------------------------------------------------
 
     def _check_on_a_route(self) -> None:
-        give_up = time.monotonic() + self._options.deadline
-        for attempt in (1, 2):
-            try:
-                self.routes.append(find_route(self._pool, self._location, time_left(give_up)))
-                give_up = time.monotonic() + self._options.deadline
-                self._check(self.routes[-1], give_up)
-            except TidbMagicError as error:
-                if isinstance(error, ConnectError) and attempt == 1 and not self._stop.is_set():
-                    continue  # a kept connection can have been lost while it was not used
-                self._not_checked(error)
-            return
+        due = Deadline(self._options.deadline)
+
+        def check_once() -> None:
+            nonlocal due
+            if not self._stop.is_set():
+                self.routes.append(find_route(self._pool, self._location, due.left))
+                due = Deadline(self._options.deadline)  # also for another route, if this one is lost
+                self._check(self.routes[-1], due)
+
+        try:
+            with_reconnect(check_once)
+        except TidbMagicError as error:
+            self._not_checked(error)
 
     def _not_checked(self, error: TidbMagicError) -> None:
         if self._stop.is_set():
@@ -138,27 +142,27 @@ class InstanceWorker:
             reason = f"{self._silent()} {error}"
         self._end(self._positions, outcome, reason)
 
-    def _check(self, route: Route, give_up: float) -> None:
+    def _check(self, route: Route, due: Deadline) -> None:
         """Observe until each target is decided; send each allowed KILL right after the observation that allowed it."""
-        last = give_up + self._options.timeout
-        known = Known(route, self._pool, force=self._options.force)
+        last = Deadline(due.left + self._options.timeout)
+        reader = ContextReader(route, self._pool, force=self._options.force)
         while (waiting := self._undecided()) and not self._stop.is_set():
             sent = self._unproven()
             ids = {self._targets[at].id for at in (*waiting, *sent)}
-            condition, within = self._job.condition, time_left(give_up)
+            condition, within = self._job.condition, due.left
             observation = route.observe(
-                ids, condition, with_transactions=known.with_transactions, patient=True, deadline=within
+                ids, condition, with_transactions=reader.with_transactions, patient=True, deadline=within
             )
             for at in sent:
                 self._targets[at] = self._outcome(self._targets[at], observation, "")
             self._prove_by = min(self._prove_by, observation.received + self._options.timeout)
             self._slowest = max(self._slowest, observation.received - observation.requested)
             sought = {self._targets[at].id for at in waiting}
-            asked = known.ask(observation, sought, plan=self._options.plan, deadline=time_left(give_up))
-            if not asked:  # else that took time: look again
-                self._decide(route, waiting, observation, known.context())
-            give_up = min(time.monotonic() + self._options.deadline, last)
-            if time.monotonic() > last:
+            fetched = reader.read(observation, sought, plan=self._options.plan, deadline=due.left)
+            if not fetched:  # else that took time: observe again
+                self._decide(route, waiting, observation, reader.context())
+            due = Deadline(min(self._options.deadline, last.left))
+            if last.passed:
                 self._end(waiting, Outcome.UNREACHABLE, "not sent in time: its instance responds too slowly")
 
     def _decide(self, route: Route, waiting: Sequence[int], observation: Observation, context: KillContext) -> None:
@@ -214,7 +218,7 @@ class InstanceWorker:
         except ServerError as error:
             self._targets[at] = _timed(target.ended(Outcome.FAILED, str(error)))
         except (ConnectError, DeadlineError) as error:
-            self._job.endings[at] = self._job.end(route.connection.end_statement)
+            self._job.endings[at] = self._job.end(partial(end_statement, route.connection))
             self._targets[at] = replace(target, reason=f"sent; it may still take effect. {error}")
         else:
             if warnings:
@@ -267,27 +271,20 @@ class InstanceWorker:
         """Add the DDL job to the reason where a KILL was refused for DDL, or sent to it."""
         for at in positions:
             target = self._targets[at]
-            told = target.outcome is Outcome.REFUSED or (target.sent is not None and target.outcome is not None)
-            if told and target.session is not None and is_ddl(target.session):
-                self._targets[at] = replace(target, reason=_with_job(route, target, target.session))
+            reported = target.outcome is Outcome.REFUSED or (target.sent is not None and target.outcome is not None)
+            if reported and target.session is not None and is_ddl(target.session):
+                self._targets[at] = _with_job(route, target, target.session)
 
 
 def _timed(target: Target) -> Target:
     return target if target.sent is None else replace(target, seconds=clock() - target.sent)
 
 
-def _with_job(route: Route, target: Target, session: Session) -> str:
-    """Return the reason with the state of the DDL job, if it can be read."""
+def _with_job(route: Route, target: Target, session: Session) -> Target:
+    """Return the target with the DDL job of its session in the reason, if that can be read."""
     try:
         args = {"sql": session.info, "milliseconds": hint(1)}
         jobs = route.connection.query(query("ddl_jobs"), args, deadline=1).rows
     except TidbMagicError:
-        return target.reason
-    if not jobs:
-        return target.reason
-    number, state = jobs[0]
-    if target.outcome is Outcome.REFUSED:
-        return target.reason.replace(
-            "ADMIN SHOW DDL JOBS, then ADMIN CANCEL DDL JOBS", f"ADMIN CANCEL DDL JOBS {number}"
-        )
-    return "; ".join(part for part in (target.reason, f"its DDL job {number} is {state}") if part)
+        return target
+    return with_job(target, *jobs[0]) if jobs else target

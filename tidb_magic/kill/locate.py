@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from tidb_magic.cluster import topology
 from tidb_magic.cluster.pool import Pool
-from tidb_magic.connection.deadline import time_left
+from tidb_magic.connection.deadline import Deadline
 from tidb_magic.connection_id import ConnectionId
 from tidb_magic.errors import TidbMagicError
 from tidb_magic.kill.checks import GONE, NOT_VISIBLE
@@ -28,38 +28,30 @@ class Located:
     locations: dict[Location, list[int]] = field(default_factory=dict)
     targets: dict[int, Target] = field(default_factory=dict)
 
-    def sort(self, pool: Pool, targets: Mapping[int, Target]) -> dict[int, Target]:
-        """Note the targets whose IDs or rows give the location, and return the others."""
-        others = {}
-        for at, target in targets.items():
-            if location := _location(pool, target):
-                self.locations.setdefault(location, []).append(at)
-            else:
-                others[at] = target
-        return others
-
 
 def locate_known(pool: Pool, targets: Mapping[int, Target]) -> tuple[Located, dict[int, Target]]:
     """Return the targets by location without I/O, and those whose location is not known."""
-    found, named = Located(), {}
+    found, others = Located(), {}
     for at, target in targets.items():
         if target.outcome is not None:  # decided before
             found.targets[at] = target
         elif target.statement.connection_id is None:
             found.targets[at] = target.ended(Outcome.REFUSED, "CONNECTION_ID() is tidb_magic's own connection")
+        elif location := _location(pool, target):
+            found.locations.setdefault(location, []).append(at)
         else:
-            named[at] = target
-    return found, found.sort(pool, named)
+            others[at] = target
+    return found, others
 
 
 def search_cluster(pool: Pool, targets: Mapping[int, Target], *, deadline: float) -> Located:
     """Find the targets whose location neither the ID nor the row gives: by the registered instances, by a list."""
-    found, others, give_up = Located(), dict(targets), time.monotonic() + deadline
+    found, others, due = Located(), dict(targets), Deadline(deadline)
     if not pool.topology.membership.pd_unresponsive:
         with suppress(TidbMagicError):  # an instance can have been started, or restarted
             connection = pool.connection(within=deadline)
-            pool.update_members(topology.instances(connection, deadline=time_left(give_up)))
-            others = found.sort(pool, others)
+            pool.update_members(topology.instances(connection, deadline=due.left))
+            found, others = locate_known(pool, targets)
     _find(pool, others, found, deadline)
     return found
 
@@ -93,13 +85,13 @@ def _find(pool: Pool, targets: Mapping[int, Target], found: Located, deadline: f
             reason = f"its instance is not known. {error}"
             found.targets |= {at: target.ended(Outcome.UNREACHABLE, reason) for at, target in waiting.items()}
             return
-        give_up = time.monotonic() + deadline
+        due = Deadline(deadline)
         with suppress(TidbMagicError):
             pool.refresh(within=deadline)
         sessions = _by_id(listed)
         for at, target in list(waiting.items()):
             rows = _rows(target, sessions)
-            decided = _decide(pool, target, listed, rows, give_up if last else None)
+            decided = _decide(pool, target, listed, rows, due if last else None)
             if decided is None:
                 continue
             del waiting[at]
@@ -112,18 +104,18 @@ def _find(pool: Pool, targets: Mapping[int, Target], found: Located, deadline: f
 
 
 def _decide(
-    pool: Pool, target: Target, listed: ProcessList, rows: Sequence[ExpectedSession], give_up: float | None
+    pool: Pool, target: Target, listed: ProcessList, rows: Sequence[ExpectedSession], due: Deadline | None
 ) -> Location | Target | None:
     """Return the location of a target in a list, or its outcome if it is absent; None if another list is needed.
 
-    Explaining the absence may take until `give_up`, which is None before the last list.
+    Explaining the absence may take until `due`, which is None before the last list.
     """
     unique = pool.capabilities.global_kill
     # Without global kill the intended session can be on the missing instance, and this one has the same ID.
     if not listed.complete and not (rows and unique):
         unknown = "PD" if pool.topology.membership.pd_unresponsive else "an instance"
-        silent = f"{', '.join(listed.missing) or unknown} did not answer"
-        return target.ended(Outcome.UNREACHABLE, f"its instance is not known: {silent}")
+        missing = f"{', '.join(listed.missing) or unknown} did not answer"
+        return target.ended(Outcome.UNREACHABLE, f"its instance is not known: {missing}")
     if len(rows) > 1:
         where = ", ".join(str(row.instance) for row in rows)
         reason = f"{len(rows)} sessions have this id (on {where})"
@@ -132,12 +124,12 @@ def _decide(
         return Location(rows[0].instance, target.id.server_id if unique else None)
     if not pool.capabilities.see_others:
         return target.ended(Outcome.REFUSED, NOT_VISIBLE)
-    if give_up is None:
+    if due is None:
         return None
     if _elsewhere(pool, target):
         what = f"no instance {target.instance} is registered in this cluster"
         return target.ended(Outcome.REFUSED, f"{what}: it has stopped, or the row is from another cluster")
-    return target.ended(Outcome.ALREADY_GONE, _absent(pool, target.id, give_up))
+    return target.ended(Outcome.ALREADY_GONE, _absent(pool, target.id, due))
 
 
 def _elsewhere(pool: Pool, target: Target) -> bool:
@@ -162,15 +154,14 @@ def _rows(target: Target, sessions: Mapping[int, Sequence[ExpectedSession]]) -> 
     return [one for one in sessions.get(int(target.id), ()) if expected in (None, one.instance)]
 
 
-def _absent(pool: Pool, number: ConnectionId, give_up: float) -> str:
+def _absent(pool: Pool, number: ConnectionId, due: Deadline) -> str:
     """Return a sentence on why an ID may be absent."""
-    left = give_up - time.monotonic()
-    if number.doubtful and left > 0:  # for thousands of ids there is no time
+    if number.doubtful and not due.passed:  # for thousands of ids there is no time
         with suppress(TidbMagicError):
-            listed = resembling(pool.connection(within=left), number, deadline=left)
+            listed = resembling(pool.connection(within=due.left), number, deadline=due.left)
             if mistaken := number.mistaken_for(listed):
                 return f"no session has this id: {mistaken}"
-    if pool.proxied and number < 2**32:
+    if pool.main.proxied and number < 2**32:
         return f"no session has this id: {_PROXYS}"
     if pool.capabilities.global_kill and number.defect:
         return f"no session has this id: {number.defect}"

@@ -53,7 +53,7 @@ class Target:
     `received` is when the answer with `session` arrived, and `sent` when its KILL was sent, by the monotonic clock;
     `seconds` is the time from the KILL to the proof of its effect. `absent` is when an observation first did not
     contain it. `proven` is whether the latest observation proved that it runs the expected statement. `audited` is
-    whether its KILL stands in the audit file.
+    whether its KILL was written to the audit file.
     """
 
     statement: KillStatement

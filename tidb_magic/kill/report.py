@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import pandas as pd
 
-from tidb_magic.display.frame import TEXT, ShownFrame, Table, counted
+from tidb_magic.display.frame import TEXT, ShownFrame, Table, counted, typed
 from tidb_magic.display.render import statement
 from tidb_magic.kill.audit import KEPT, KILLS, PLANS
 from tidb_magic.kill.model import Outcome, Target
@@ -43,10 +43,10 @@ class KillReport(ShownFrame):
     remarks : tuple of str
         Sentences on the whole: what was not looked at, why nothing was sent, how to carry out what is planned.
     waiters : DataFrame or None
-        After a kill of root blockers, who waited for them: WAITER_ID ``Int64``, WAITER_INSTANCE, WAITED_FOR
-        ``Int64``, LOCK; NOW (``no longer waiting``: it got the lock, gave up or ended; ``waiting for ID now``,
-        ``still waiting``, ``not known`` where its instance did not answer); SECONDS ``Float64`` from the proof of the
-        kill until that was seen.
+        After a kill of root blockers, the sessions that waited for them: WAITER_ID ``Int64``, WAITER_INSTANCE,
+        WAITED_FOR ``Int64``, LOCK; NOW (``no longer waiting``: it got the lock, gave up or ended; ``waiting for ID
+        now``, ``still waiting``, ``not known`` where its instance did not answer); SECONDS ``Float64`` from the proof
+        of the kill until that was seen.
     """
 
     cluster: str = ""
@@ -122,15 +122,15 @@ def history() -> History:
 
 
 def _row(target: Target) -> tuple[object, ...]:
-    session, nobody = target.session, target.id >= 2**63
+    session, too_large = target.session, target.id >= 2**63
     return (
-        None if nobody else int(target.id),
+        None if too_large else int(target.id),
         target.instance,
         session.user if session else target.expected.user if target.expected else None,
         session.host if session else target.expected.host if target.expected else None,
         "QUERY" if target.statement.query else "CONNECTION",
         str(target.outcome),
-        f"{int(target.id)}: {target.reason}" if nobody else target.reason,
+        f"{int(target.id)}: {target.reason}" if too_large else target.reason,
         target.seconds,
         target.statement.sql,
         target.warning,
@@ -140,10 +140,4 @@ def _row(target: Target) -> tuple[object, ...]:
 
 def _columns(rows: Sequence[tuple[object, ...]], columns: Sequence[str]) -> dict[str, Any]:
     values = zip(*rows, strict=True) if rows else [() for _ in columns]
-    made: dict[str, Any] = {}
-    for name, column in zip(columns, values, strict=True):
-        if name in _DTYPES:
-            made[name] = pd.array(list(column), dtype=_DTYPES[name])
-        else:
-            made[name] = pd.array(list(column), dtype=TEXT)
-    return made
+    return typed(dict(zip(columns, values, strict=True)), _DTYPES)

@@ -8,7 +8,7 @@ import pandas as pd
 from tidb_magic.cluster.pool import Pool
 from tidb_magic.connection.settings import host_port
 from tidb_magic.connection_id import ConnectionId
-from tidb_magic.display.frame import counted
+from tidb_magic.display.frame import counted, keys_of
 from tidb_magic.errors import ConnectionIdError, OptionError, ServerError
 from tidb_magic.kill.model import ExpectedSession, Target
 from tidb_magic.kill.parser import KillStatement
@@ -75,7 +75,7 @@ def matching(pool: Pool, filters: Filters, *, query: bool, deadline: float) -> t
         )
     if filters.where is not None and len(listed):
         _check(pool, filters.where, listed["INSTANCE"], deadline)
-    others = [key for key in zip(listed["INSTANCE"], listed["ID"], strict=True) if key not in listed.own]
+    others = [key for key in keys_of(listed) if key not in listed.own]
     found = [Target(KillStatement(ConnectionId(number), query=query), ExpectedSession(name)) for name, number in others]
     remarks = [_no_instance(pool, filters.instance)] if filters.instance and not len(listed) else []
     if (own := len(listed) - len(found)) and filters.match is None:  # our own statement holds the pattern
@@ -85,9 +85,9 @@ def matching(pool: Pool, filters: Filters, *, query: bool, deadline: float) -> t
     if not listed.see_others:
         remarks.append("Only your own sessions are visible: PROCESS is needed to see the others'.")
     if not listed.complete:
-        silent = ", ".join(listed.missing)
+        missing = ", ".join(listed.missing)
         remarks.append(
-            f"NOT COMPLETE: no answer from {silent}, whose sessions were not checked." if silent else "NOT COMPLETE."
+            f"NOT COMPLETE: no answer from {missing}, whose sessions were not checked." if missing else "NOT COMPLETE."
         )
         remarks += listed.remarks
     return found, [remark for remark in remarks if remark]
@@ -100,7 +100,7 @@ def _no_instance(pool: Pool, name: str) -> str:
 
 
 def _check(pool: Pool, where: str, answered: Iterable[str], deadline: float) -> None:
-    """Make sure that a condition is one by itself: ``1) OR (1`` would undo the other filters."""
+    """Check that a condition is complete without the rest: ``1) OR (1`` would undo the other filters."""
     kept = (pool.idle_connection(name) for name in dict.fromkeys(answered))
     connection = next((one for one in kept if one is not None), None) or pool.connection(within=deadline)
     sessions = statement("sessions_local", condition="TRUE")

@@ -1,7 +1,6 @@
 """Cluster routing: the route to a session is a verified connection to its instance, else TiDB's own forwarding."""
 
 import threading
-import time
 from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
@@ -18,13 +17,13 @@ from tidb_magic.cluster.topology import (
     running,
 )
 from tidb_magic.connection.connection import Connection
-from tidb_magic.connection.deadline import PATIENCE, time_left
+from tidb_magic.connection.deadline import PATIENCE, Deadline
 from tidb_magic.connection.row_reader import Result
 from tidb_magic.connection_id import ConnectionId
 from tidb_magic.errors import ConnectError, ConnectTimeoutError, DeadlineError, ServerError, TidbMagicError
 from tidb_magic.kill.model import Outcome
 from tidb_magic.queries import query
-from tidb_magic.sessions.fanout import ask_cluster
+from tidb_magic.sessions.gather import ask_cluster
 from tidb_magic.sessions.lookup import ANYTHING, Condition, Observation, fetch_sessions
 
 _OVER_THEM = "RESTRICTED_CONNECTION_ADMIN"  # to end sessions of users that security-enhanced mode protects
@@ -85,7 +84,7 @@ class Route:
             The connection was lost, or a proxy moved it to another instance.
         DeadlineError, ServerError
         """
-        give_up = time.monotonic() + deadline
+        due = Deadline(deadline)
         name = None if self.forwards else self.name
         with self._patience(deadline) if patient and not self.forwards else nullcontext(deadline) as limit:
             seen = fetch_sessions(
@@ -98,7 +97,7 @@ class Route:
             )
         if self.forwards:
             gone = set(ids) - seen.sessions.keys()
-            if seen.own is None or (gone and not self._registered(deadline=time_left(give_up))):
+            if seen.own is None or (gone and not self._registered(deadline=due.left)):
                 return replace(seen, missing=(*seen.missing, self.name))
         elif seen.own != self.number:
             self.connection.close()
@@ -149,12 +148,12 @@ class Route:
         """
         if not self.pool.enhanced_security or not users:
             return frozenset()
-        give_up, found = time.monotonic() + deadline, set()
+        due, found = Deadline(deadline), set()
         try:
             if _OVER_THEM in granted(self.connection.query(query("grants"), deadline=deadline)):
                 return frozenset()
             for user in users:
-                if self.connection.query(query("protected"), {"user": user}, deadline=time_left(give_up)).rows:
+                if self.connection.query(query("protected"), {"user": user}, deadline=due.left).rows:
                     found.add(user)
         except ServerError:
             return frozenset(users if self.forwards else ())
@@ -166,17 +165,17 @@ def find_route(pool: Pool, location: Location, within: float) -> Route:
 
     Raises
     ------
-    NoWayError
+    NoRouteError
         There is none, and why.
     """
     within = pool.monitor.grace(within)
-    give_up = time.monotonic() + within
+    due = Deadline(within)
     for attempt in (1, 2):
         connection = None
         try:
-            connection = _connect(pool, location, time_left(give_up))
+            connection = _connect(pool, location, due.left)
             if location.server is None:
-                _prove(pool, connection, location, time_left(give_up))
+                _prove(pool, connection, location, within)
             break
         except TidbMagicError as error:
             lost = connection is not None and not connection.open  # while it was not used
@@ -184,7 +183,7 @@ def find_route(pool: Pool, location: Location, within: float) -> Route:
             if attempt == 2 or not (lost or slow):
                 return _forward(pool, location, within, error)
             if slow:
-                give_up += (PATIENCE - 1) * within
+                due = Deadline(due.left + (PATIENCE - 1) * within)
     assert connection is not None  # noqa: S101 (for mypy)
     where = pool.topology.instance_of(connection)  # also learns its name
     return Route(
@@ -194,19 +193,19 @@ def find_route(pool: Pool, location: Location, within: float) -> Route:
 
 def _connect(pool: Pool, location: Location, within: float) -> Connection:
     """Return a connection to the instance, by what the connection itself says."""
-    give_up = time.monotonic() + within
+    due = Deadline(within)
     if location.server is not None and (kept := pool.idle_connection_on(location.server)):
         return kept
     instance = pool.topology.find(location.name, location.server)
     if instance is None and location.name is None:
         raise ConnectError(f"No registered instance has the {location}.")
     while True:
-        connection = pool.connect_to(instance or Instance(str(location.name)), time_left(give_up))
+        connection = pool.connect_to(instance or Instance(str(location.name)), due.left)
         if location.server is None or (connection.id is not None and connection.id.server_id == location.server):
             return connection
         with suppress(TidbMagicError):  # it can be one to the process that ran there before, and lost
-            connection.query(query("identify"), deadline=time_left(give_up), leave=True)
-        if connection.open or time.monotonic() > give_up:
+            connection.query(query("identify"), deadline=due.left, leave=True)
+        if connection.open or due.passed:
             raise ConnectError(f"{connection.settings.address} leads to another server than {location}.")
 
 
@@ -241,20 +240,20 @@ def _prove(pool: Pool, connection: Connection, location: Location, within: float
     """
     if connection.proven == location.name and pool.topology.is_direct(connection):
         return
-    give_up = time.monotonic() + within
+    due = Deadline(within)
 
-    def ask(main: Connection, _: str | None, until: float) -> list[Result]:
+    def ask(main: Connection, _: str | None, until: Deadline) -> list[Result]:
         column, mark = ("INFO", running(main)) if connection is main else ("SESSION_ALIAS", connection.alias)
-        return [ask_marked(main, column, mark, deadline=time_left(until))]
+        return [ask_marked(main, column, mark, deadline=until.left)]
 
     try:
         main = pool.connection(within=within)
         if connection is main or "SESSION_ALIAS" in connection.columns:
             if connection is not main:
-                connection.query(query("identify"), deadline=time_left(give_up))  # else one that was lost is nowhere
+                connection.query(query("identify"), deadline=due.left)  # else one that was lost is nowhere
             found = each_once(ask_cluster(pool, ask, within)[0])
         else:
-            found = _while_it_runs(main, connection, give_up)
+            found = _while_it_runs(main, connection, due)
     except DeadlineError as error:
         raise ConnectError(f"That could not be verified: {error}") from error
     if found != [(location.name, connection.id)]:
@@ -263,12 +262,12 @@ def _prove(pool: Pool, connection: Connection, location: Location, within: float
     connection.proven = location.name
 
 
-def _while_it_runs(main: Connection, connection: Connection, give_up: float) -> list[tuple[str, int]]:
+def _while_it_runs(main: Connection, connection: Connection, due: Deadline) -> list[tuple[str, int]]:
     """Find a connection by the token in a statement that runs on it."""
 
     def show(seconds: float) -> None:
         with suppress(TidbMagicError):
-            connection.query(query("sleep"), {"seconds": seconds}, deadline=seconds + time_left(give_up))
+            connection.query(query("sleep"), {"seconds": seconds}, deadline=seconds + due.left)
 
     found: list[tuple[str, int]] = []
     for seconds in _SHOWN:
@@ -277,6 +276,6 @@ def _while_it_runs(main: Connection, connection: Connection, give_up: float) -> 
         shown = threading.Thread(target=show, args=(seconds,), name="tidb_magic-show", daemon=True)
         shown.start()
         while shown.is_alive() and not found:
-            found = marked(main, "INFO", running(connection), deadline=time_left(give_up))
+            found = marked(main, "INFO", running(connection), deadline=due.left)
         shown.join()
     return found

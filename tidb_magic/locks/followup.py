@@ -1,4 +1,4 @@
-"""After root blockers were killed: which sessions no longer wait for them, and since when. KILL leaves locks a while.
+"""Kills of root blockers, and after them: which sessions no longer wait, and since when. KILL leaves locks a while.
 
 Whether a session got the lock, gave up (innodb_lock_wait_timeout) or ended is not visible from outside.
 """
@@ -6,14 +6,19 @@ Whether a session got the lock, gave up (innodb_lock_wait_timeout) or ended is n
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
 from tidb_magic.cluster.pool import Pool
-from tidb_magic.display.frame import TEXT, counted
+from tidb_magic.display.frame import counted, keys_of, typed
 from tidb_magic.errors import TidbMagicError
+from tidb_magic.kill.audit import Audit
+from tidb_magic.kill.executor import kill
+from tidb_magic.kill.instance_worker import KillOptions
 from tidb_magic.kill.model import Outcome, Target
 from tidb_magic.kill.report import KillReport
+from tidb_magic.kill.resolve import targets
 from tidb_magic.locks.lock_forest import LockForest
 from tidb_magic.locks.reader import locks
 
@@ -42,6 +47,23 @@ class _Waiter:
         return self.now in (_STILL, _UNKNOWN)
 
 
+def kill_blockers(
+    pool: Pool, blockers: LockForest | pd.DataFrame, options: KillOptions, audit: Audit, *, query: bool
+) -> KillReport:
+    """Kill the sessions for which others still wait, and watch these continue. Raises what `kill` and `locks` raise."""
+    rows = blockers.roots if isinstance(blockers, LockForest) else blockers
+    if not len(rows):
+        return kill(pool, [], options, audit, remarks=["There is no root blocker to kill."])
+    blocking = set(keys_of(rows[rows["BEHIND"] > 0] if "BEHIND" in rows.columns else rows))
+    now = locks(pool, deadline=options.deadline)
+    wanted = [still_blocking(one, now, blocking) for one in targets(rows, pool, query=query)]
+    report = kill(pool, wanted, options, audit)
+    if not (options.plan or query):
+        return follow(pool, report, now, deadline=options.deadline)
+    report.remarks = (*report.remarks, *waiters_of(report, now, query=query))
+    return report
+
+
 def still_blocking(target: Target, now: LockForest, blockers: Collection[tuple[str, int]]) -> Target:
     """Return a target as `changed` if it blocked sessions and none waits for it now."""
     if (target.instance or "", int(target.id)) not in blockers or now.holds_up(target.instance, target.id):
@@ -53,7 +75,7 @@ def still_blocking(target: Target, now: LockForest, blockers: Collection[tuple[s
 def waiters_of(report: KillReport, now: LockForest, *, query: bool) -> list[str]:
     """Return remarks on the sessions that wait for the planned targets, or for those whose statement ended."""
     ones = report[report["OUTCOME"].isin([Outcome.PLANNED, Outcome.INTERRUPTED])]
-    waiting = len(_waiters(now, set(zip(ones["INSTANCE"], ones["ID"], strict=True))))
+    waiting = len(_waiters(now, set(keys_of(ones))))
     if not waiting:
         return []
     said = f"{counted(waiting, 'session')} {'waits' if waiting == 1 else 'wait'} for them"
@@ -68,7 +90,7 @@ def follow(pool: Pool, report: KillReport, before: LockForest, *, deadline: floa
     Ctrl-C ends the watching, and is said.
     """
     killed = report[report["OUTCOME"] == Outcome.KILLED]
-    victims = set(zip(killed["INSTANCE"], killed["ID"], strict=True))
+    victims = set(keys_of(killed))
     watched = [one for one in _waiters(before, victims) if (one.instance, one.id) not in victims]
     if not watched:
         return report
@@ -145,22 +167,21 @@ def _said(watched: list[_Waiter]) -> str:
         same.setdefault(one.now, []).append(one)
     parts = []
     for now, ones in same.items():
-        who = ", ".join(one.name for one in ones) if len(ones) <= _NAMED else counted(len(ones), "session")
+        names = ", ".join(one.name for one in ones) if len(ones) <= _NAMED else counted(len(ones), "session")
         seconds = sorted(f"{one.seconds:.1f}" for one in ones if one.seconds is not None)
         times = sorted({one.seconds for one in ones if one.seconds is not None})
         took = f"{times[0]:.1f} to {times[-1]:.1f}" if len(set(seconds)) > 1 else "".join(seconds[:1])
-        parts.append(f"{now}: {who}" + (f" (after {took} s)" if took else ""))
+        parts.append(f"{now}: {names}" + (f" (after {took} s)" if took else ""))
     return f"{counted(len(watched), 'session')} waited; {'; '.join(parts)}."
 
 
 def _frame(watched: list[_Waiter]) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "WAITER_ID": pd.array([one.id for one in watched], dtype="Int64"),
-            "WAITER_INSTANCE": pd.array([one.instance for one in watched], dtype=TEXT),
-            "WAITED_FOR": pd.array([one.holder for one in watched], dtype="Int64"),
-            "LOCK": pd.array([one.lock for one in watched], dtype=TEXT),
-            "NOW": pd.array([one.now for one in watched], dtype=TEXT),
-            "SECONDS": pd.array([one.seconds for one in watched], dtype="Float64"),
-        }
-    )
+    columns: dict[str, list[Any]] = {
+        "WAITER_ID": [one.id for one in watched],
+        "WAITER_INSTANCE": [one.instance for one in watched],
+        "WAITED_FOR": [one.holder for one in watched],
+        "LOCK": [one.lock for one in watched],
+        "NOW": [one.now for one in watched],
+        "SECONDS": [one.seconds for one in watched],
+    }
+    return pd.DataFrame(typed(columns, {"WAITER_ID": "Int64", "WAITED_FOR": "Int64", "SECONDS": "Float64"}))

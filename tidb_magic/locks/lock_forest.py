@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from tidb_magic.display.frame import TEXT, counted
+from tidb_magic.display.frame import counted, keys_of, typed
 from tidb_magic.display.render import Seconds, html_table, lock, statement, text_table
 from tidb_magic.locks.model import LockNode, Party, Unlisted, Wait
 from tidb_magic.sessions.lookup import Session
@@ -13,6 +13,10 @@ from tidb_magic.sessions.processlist import ProcessList
 
 HEADER = ["SESSION", "INSTANCE", "USER", "WAITS", "HOLDS", "BEHIND", "FREES", "TRANSACTION", "DOES"]
 _WIDTHS = {"SESSION": 120, "HOLDS": 120, "DOES": 120}
+_DTYPES = {
+    **dict.fromkeys(("DEPTH", "BEHIND", "FREES", "KEYS", "BYTES", "WAITER_ID", "HOLDER_ID"), "Int64"),
+    **dict.fromkeys(("WAITS", "AGE", "SECONDS"), "Float64"),
+}
 _DEADLOCKS = ["OCCUR_TIME", "INSTANCE", "TRANSACTIONS", "LOCKS"]
 _DEADLOCKS_SHOWN = 5
 
@@ -25,20 +29,19 @@ class LockForest:
     frame : ProcessList
         The sessions in the order of the trees, each once, with the columns of a process list and these: DEPTH
         ``Int64``, 0 for a root; WAITS ``Float64``, seconds that it waits for a lock, where TiDB tells, else since its
-        statement began; WAITS_FOR and HOLDS, tables with rows or index values; BEHIND ``Int64``,
-        how many wait for it, directly or behind others; FREES ``Int64``, how many of these wait for nobody else, so
-        that they can go on when those before them have ended; AGE
-        ``Float64``, seconds since its transaction began; KEYS and BYTES ``Int64``, what a kill rolls back (8.5.6 tells
-        no bytes); TXN_STATE, which is STATE of CLUSTER_TIDB_TRX.
+        statement began; WAITS_FOR and HOLDS, tables with rows or index values; BEHIND ``Int64``, how many wait for it,
+        directly or behind others; FREES ``Int64``, how many of these wait for no other session, so that they can go on
+        when those before them have ended; AGE ``Float64``, seconds since its transaction began; KEYS and BYTES
+        ``Int64``, what a kill rolls back (8.5.6 tells no bytes); TXN_STATE, which is STATE of CLUSTER_TIDB_TRX.
     waits : DataFrame
-        Every single wait: WAITER and HOLDER, which name also who is no session of the list; KIND (``lock``,
+        Every single wait: WAITER and HOLDER, which can also name what is no session of the list; KIND (``lock``,
         ``metadata lock``, ``DDL queue``), LOCK, SECONDS ``Float64``; WAITER_INSTANCE, WAITER_ID ``Int64``,
         HOLDER_INSTANCE, HOLDER_ID ``Int64``.
     deadlocks : DataFrame
         The deadlocks that the instances remember, which TiDB resolved: there is nothing to kill. The columns of
         CLUSTER_DEADLOCKS, and LOCK in words; OCCUR_TIME is ``datetime64[ms, UTC]``.
     taken_at, complete, missing, remarks, see_others
-        As in ProcessList. It is complete if every registered instance also said who waits for a lock there.
+        As in ProcessList. It is complete if every registered instance also listed its lock waits.
     heard : frozenset of str
         The instances that did.
     """
@@ -62,7 +65,7 @@ class LockForest:
     def roots(self) -> ProcessList:
         """The sessions to kill: others wait for them, and they do not wait."""
         roots = {node.branch.name for node in self._nodes if node.blocker}
-        chosen = [key in roots for key in zip(self.frame["INSTANCE"], self.frame["ID"], strict=True)]
+        chosen = [key in roots for key in keys_of(self.frame)]
         return self.frame.loc[chosen]
 
     def __repr__(self) -> str:
@@ -193,42 +196,42 @@ def _does(session: Session) -> str:
 
 def _with_locks(frame: ProcessList, nodes: Iterable[LockNode]) -> ProcessList:
     """Return the rows of the sessions in the forest, with the columns that LockForest adds."""
-    at = {key: row for row, key in enumerate(zip(frame["INSTANCE"], frame["ID"], strict=True))}
+    at = {key: row for row, key in enumerate(keys_of(frame))}
     listed = [one for one in nodes if isinstance(one.branch.name, tuple) and one.branch.name in at]
     places = [at[one.branch.name] for one in listed]  # type: ignore[index]
     rows = frame.iloc[places].reset_index(drop=True)
     rows.matched, rows.hidden = len(rows), 0  # they are all of the forest
     transactions = [one.transaction for one in listed]
-    columns: dict[str, tuple[list[Any], Any]] = {
-        "DEPTH": ([one.branch.depth for one in listed], "Int64"),
-        "WAITS": ([one.seconds for one in listed], "Float64"),
-        "WAITS_FOR": (["; ".join(wait.what for wait in one.waits) for one in listed], TEXT),
-        "HOLDS": (["; ".join(dict.fromkeys(wait.what for wait in one.held)) for one in listed], TEXT),
-        "BEHIND": ([one.branch.blocked for one in listed], "Int64"),
-        "FREES": ([one.branch.frees for one in listed], "Int64"),
-        "AGE": ([one and one.age for one in transactions], "Float64"),
-        "KEYS": ([one and one.keys for one in transactions], "Int64"),
-        "BYTES": ([one and one.size for one in transactions], "Int64"),
-        "TXN_STATE": ([one and one.state for one in transactions], TEXT),
+    columns: dict[str, list[Any]] = {
+        "DEPTH": [one.branch.depth for one in listed],
+        "WAITS": [one.seconds for one in listed],
+        "WAITS_FOR": ["; ".join(wait.what for wait in one.waits) for one in listed],
+        "HOLDS": ["; ".join(dict.fromkeys(wait.what for wait in one.held)) for one in listed],
+        "BEHIND": [one.branch.blocked for one in listed],
+        "FREES": [one.branch.frees for one in listed],
+        "AGE": [one and one.age for one in transactions],
+        "KEYS": [one and one.keys for one in transactions],
+        "BYTES": [one and one.size for one in transactions],
+        "TXN_STATE": [one and one.state for one in transactions],
     }
-    for name, (values, dtype) in columns.items():
-        rows[name] = pd.array(values, dtype=dtype)
+    for name, values in typed(columns, _DTYPES).items():
+        rows[name] = values
     return rows
 
 
 def _frame(waits: Sequence[Wait]) -> pd.DataFrame:
     ends = [(wait.waiter, wait.holder) for wait in waits]
     sessions = [tuple(one if isinstance(one, tuple) else (None, None) for one in pair) for pair in ends]
-    columns: dict[str, tuple[list[Any], Any]] = {
-        "WAITER": ([_name(waiter) for waiter, _ in ends], TEXT),
-        "HOLDER": ([_name(holder) for _, holder in ends], TEXT),
-        "KIND": ([wait.kind for wait in waits], TEXT),
-        "LOCK": ([wait.what for wait in waits], TEXT),
-        "SECONDS": ([wait.seconds for wait in waits], "Float64"),
+    columns: dict[str, list[Any]] = {
+        "WAITER": [_name(waiter) for waiter, _ in ends],
+        "HOLDER": [_name(holder) for _, holder in ends],
+        "KIND": [wait.kind for wait in waits],
+        "LOCK": [wait.what for wait in waits],
+        "SECONDS": [wait.seconds for wait in waits],
         # No column is called ID: a kill of these rows would end the waiting sessions.
-        "WAITER_INSTANCE": ([waiter[0] for waiter, _ in sessions], TEXT),
-        "WAITER_ID": ([waiter[1] for waiter, _ in sessions], "Int64"),
-        "HOLDER_INSTANCE": ([holder[0] for _, holder in sessions], TEXT),
-        "HOLDER_ID": ([holder[1] for _, holder in sessions], "Int64"),
+        "WAITER_INSTANCE": [waiter[0] for waiter, _ in sessions],
+        "WAITER_ID": [waiter[1] for waiter, _ in sessions],
+        "HOLDER_INSTANCE": [holder[0] for _, holder in sessions],
+        "HOLDER_ID": [holder[1] for _, holder in sessions],
     }
-    return pd.DataFrame({name: pd.array(values, dtype=dtype) for name, (values, dtype) in columns.items()})
+    return pd.DataFrame(typed(columns, _DTYPES))

@@ -1,22 +1,22 @@
-"""Who waits for a lock, as the stores know it, and which DDL waits: asked with a deadline of its own.
+"""The lock waits that the stores know, and the waiting DDL, asked with a separate deadline.
 
 An unresponsive store must not look like an unresponsive instance, nor keep the list of sessions from being read.
 """
 
-import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 from tidb_magic.cluster.pool import Pool
 from tidb_magic.cluster.topology import Instance
-from tidb_magic.connection.connection import Connection
-from tidb_magic.connection.deadline import hint, time_left
+from tidb_magic.connection.cleanup import Endings
+from tidb_magic.connection.connection import Connection, with_reconnect
+from tidb_magic.connection.deadline import Deadline, hint
 from tidb_magic.connection.row_reader import Result
-from tidb_magic.errors import ConnectError, DeadlineError, Interrupted, ServerError, TidbMagicError
+from tidb_magic.errors import DeadlineError, Interrupted, ServerError, TidbMagicError
 from tidb_magic.queries import query
-from tidb_magic.sessions.fanout import Dropped
 from tidb_magic.sessions.lookup import GRACE
 
 _THREADS = 32
@@ -29,7 +29,8 @@ _NOT_READABLE = (1142, 1143, 1146, 1227)  # no SELECT, no such table, security-e
 class Waits:
     """What was answered: the waits that each instance lists, and the DDL jobs that have not ended.
 
-    `heard` are the instances that listed theirs, `known` is whether all was answered, `remarks` say what was not;
+    `heard` are the instances that listed theirs, `known` is whether every question was answered, `remarks` say which
+    were not;
     `denied` is whether PROCESS is missing.
     """
 
@@ -48,7 +49,7 @@ def ask_stores(pool: Pool, *, deadline: float) -> Waits:
     ------
     Interrupted
     """
-    asking = _Asking(pool, time.monotonic() + deadline)
+    asking = _Asking(pool, Deadline(deadline))
     try:
         return asking.ask()
     except KeyboardInterrupt:
@@ -60,9 +61,9 @@ def ask_stores(pool: Pool, *, deadline: float) -> Waits:
 @dataclass
 class _Asking:
     pool: Pool
-    give_up: float
+    due: Deadline
     at_work: list[Connection] = field(default_factory=list)
-    dropped: Dropped = field(default_factory=Dropped)
+    endings: Endings = field(default_factory=Endings)
     executor: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(_THREADS, thread_name_prefix="tidb_magic-locks")
     )
@@ -71,7 +72,7 @@ class _Asking:
         pool = self.pool
         registered = pool.topology.registered()
         asked = {name: one for name, one in registered.items() if name not in pool.monitor.unresponsive}
-        waits = {name: self.executor.submit(self._on, one, "lock_waits") for name, one in asked.items()}
+        waits = {name: self._submit(one, "lock_waits") for name, one in asked.items()}
         wait(waits.values())
         results, problems, denied = {}, {}, False
         for name, future in waits.items():
@@ -82,12 +83,12 @@ class _Asking:
                 problems[name] = str(error)
             except TidbMagicError as error:
                 problems[name] = str(error)
-        remarks = [] if denied else _problems(problems, nobody=not results)
+        remarks = [] if denied else _problems(problems, none=not results)
         answering = [one for name, one in asked.items() if denied or name not in problems]
         jobs, remark = self._jobs(sorted(answering, key=pool.is_current))  # the main connection last: it can get lost
         remarks += [remark] if remark else []
         known = not problems and jobs is not None and len(asked) == len(registered)
-        said = (*remarks, *self.dropped.said())
+        said = (*remarks, *self.endings.remarks())
         return Waits(tuple(results.values()), jobs, known, denied, said, frozenset(results))
 
     def _jobs(self, instances: Sequence[Instance]) -> tuple[Result | None, str]:
@@ -98,7 +99,7 @@ class _Asking:
         for instance in instances:
             for name, remark in (("ddl_waits", ""), ("ddl_running", _ALL_WAITS)):
                 try:
-                    found = self.executor.submit(self._on, instance, name).result()
+                    found = self._submit(instance, name).result()
                 except ServerError as error:
                     why = str(error)
                     if error.code in _NOT_READABLE:
@@ -108,27 +109,25 @@ class _Asking:
                 else:
                     return found, remark if found.rows else ""
                 break
-            if time.monotonic() > self.give_up:
+            if self.due.passed:
                 break
         return None, f"Waiting DDL is not known. {why}"
 
+    def _submit(self, instance: Instance, name: str) -> Future[Result]:
+        return self.executor.submit(with_reconnect, partial(self._on, instance, name))
+
     def _on(self, instance: Instance, name: str) -> Result:
         """Ask that instance."""
-        for attempt in (1, 2):
-            connection = self.pool.connect_to(instance, time_left(self.give_up))
-            self.at_work.append(connection)
-            left = time_left(self.give_up)
-            args = {"milliseconds": hint(max(left - GRACE, GRACE))}
-            try:
-                return connection.query(query(name), args, deadline=left, leave=True)
-            except DeadlineError:
-                if not connection.open:
-                    self.dropped.end(self.executor, connection)
-                raise
-            except ConnectError:  # it was lost while it was not used
-                if attempt == 2:
-                    raise
-        raise AssertionError("never reached")
+        connection = self.pool.connect_to(instance, self.due.left)
+        self.at_work.append(connection)
+        left = self.due.left
+        args = {"milliseconds": hint(max(left - GRACE, GRACE))}
+        try:
+            return connection.query(query(name), args, deadline=left, leave=True)
+        except DeadlineError:
+            if not connection.open:
+                self.endings.end(self.executor, connection)
+            raise
 
     def interrupted(self) -> list[str]:
         """End what is under way after Ctrl-C."""
@@ -136,15 +135,15 @@ class _Asking:
             for connection in self.at_work:
                 if connection.busy:
                     connection.close()
-                    self.dropped.end(self.executor, connection)
-            wait(self.dropped.ending, 2)
-        return self.dropped.said()
+                    self.endings.end(self.executor, connection)
+            wait(self.endings.running, 2)
+        return self.endings.remarks()
 
 
-def _problems(problems: dict[str, str], *, nobody: bool) -> list[str]:
+def _problems(problems: dict[str, str], *, none: bool) -> list[str]:
     if not problems:
         return []
     why = " ".join(dict.fromkeys(problems.values()))
-    if nobody:
+    if none:
         return [f"Lock waits could not be read; a store or PD may not respond. {why}"]
     return [f"Lock waits of autocommit statements are not known on {', '.join(problems)}. {why}"]

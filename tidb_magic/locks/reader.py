@@ -11,7 +11,7 @@ import pandas as pd
 from tidb_magic.cluster import topology
 from tidb_magic.cluster.pool import Pool
 from tidb_magic.connection.connection import Connection
-from tidb_magic.connection.deadline import DEADLINE, hint, time_left
+from tidb_magic.connection.deadline import DEADLINE, Deadline, hint
 from tidb_magic.connection.row_reader import Result
 from tidb_magic.display.frame import TEXT
 from tidb_magic.errors import ConnectError, DeadlineError, ServerError, TidbMagicError
@@ -20,7 +20,7 @@ from tidb_magic.locks.lock_forest import LockForest
 from tidb_magic.locks.lock_waits import Waits, ask_stores
 from tidb_magic.locks.model import DDL_QUEUE, LOCK, METADATA_LOCK, LockNode, OpenTransaction, Party, Unlisted, Wait
 from tidb_magic.locks.wait_graph import grow
-from tidb_magic.queries import query
+from tidb_magic.queries import fragment, query
 from tidb_magic.sessions.lookup import GRACE, Session
 from tidb_magic.sessions.processlist import OURS, ProcessList, to_columns
 from tidb_magic.sessions.reader import ALL, read_also
@@ -28,8 +28,8 @@ from tidb_magic.sessions.reader import ALL, read_also
 _MICROSECONDS = 1_000_000
 _WAITING = {"LockWaiting", "Committing"}  # so is a waiter in autocommit mode shown (8.5.6, measured)
 _NO_PROCESS = (
-    "Who waits for whose lock is not visible without PROCESS: your own sessions that wait within a transaction are"
-    " listed, those in autocommit mode are not."
+    "Lock waits are not visible without PROCESS: only those of your own sessions that wait within a transaction are"
+    " listed, not in autocommit mode."
 )
 _DEADLOCK = ("INSTANCE", "DEADLOCK_ID", "OCCUR_TIME", "RETRYABLE", "TRY_LOCK_TRX_ID", "TRX_HOLDING_LOCK", "KEY_INFO")
 _DEADLOCK_COLUMNS = (*_DEADLOCK, "KEY", "CURRENT_SQL_DIGEST")
@@ -73,18 +73,18 @@ def _update_members(pool: Pool, within: float) -> None:
         pool.connection(within=within)
 
 
-def _besides(connection: Connection, instance: str | None, give_up: float) -> list[Result]:
+def _besides(connection: Connection, instance: str | None, due: Deadline) -> list[Result]:
     """Ask for transactions and deadlocks, of one instance or of the cluster."""
-    left = time_left(give_up)
+    left = due.left
     cluster, grace = ("CLUSTER_", GRACE) if instance is None else ("", 0)
-    parts = {"hint": "/*+ MAX_EXECUTION_TIME(%(milliseconds)s) */ " if instance is None else ""}
+    parts = {"hint": f"{fragment('server_deadline')} " if instance is None else ""}
     args = {"milliseconds": hint(left), "instance_name": instance}
     transactions = query("transactions", transactions=f"{cluster}TIDB_TRX", **parts)
     results = [connection.query(transactions, args, deadline=left + grace, leave=True)]
     name = "INSTANCE" if instance is None else "%(instance_name)s"
     deadlocks = query("deadlocks", deadlocks=f"{cluster}DEADLOCKS", instance=name, **parts)
     with suppress(ServerError):  # no PROCESS
-        results.append(connection.query(deadlocks, args, deadline=time_left(give_up) + grace, leave=True))
+        results.append(connection.query(deadlocks, args, deadline=due.left + grace, leave=True))
     return results
 
 
@@ -241,7 +241,7 @@ def _ddl_waits(
 
     A job waits for the transactions that have used the table and are older than its step. Those that are younger than
     the statement do not hold it up while an older one does, although mysql.tidb_mdl_view lists them (8.5.6, measured);
-    within a second that cannot be told.
+    within one second the two cannot be distinguished.
     """
     free = {one: session for one, session in sessions.items() if session.runs}
     waiting: list[tuple[Party, frozenset[str], int]] = []

@@ -13,8 +13,9 @@ class Branch(Generic[Name]):
     """One place in a forest.
 
     `above` is the node that it waits for, None for a root; `depth` is the number of nodes above it. `also` are others
-    that it waits for, which stand elsewhere. `blocked` counts the nodes that wait for it, directly or indirectly;
-    `frees` counts those of them that wait for no other node. `circular` is a root that waits itself, in a circle.
+    that it waits for, which are elsewhere in the forest. `blocked` counts the nodes that wait for it, directly or
+    indirectly; `frees` counts those of them that wait for no other node. `circular` is a root that waits itself, in a
+    circle.
     """
 
     name: Name
@@ -29,7 +30,7 @@ class Branch(Generic[Name]):
 def grow(waits: Iterable[tuple[Name, Name]]) -> list[Branch[Name]]:
     """Return a forest in the order in which it is drawn, for pairs of waiter and holder.
 
-    Each name stands in it once. Roots, which do not wait, come first, those that block the most before the others; one
+    Each name is in it once. Roots, which do not wait, come first, those that block the most before the others; one
     node of a circle becomes a root. A repeated pair counts once; a pair of one name with itself does not count.
 
     >>> [(branch.name, branch.depth, branch.frees) for branch in grow([("b", "a"), ("c", "b"), ("d", "a")])]
@@ -63,7 +64,7 @@ def _climb(
     blocked: Mapping[Name, int],
     grown: dict[Name, Branch[Name]],
 ) -> None:
-    """Add a root and the nodes below it that do not stand elsewhere, each below the one that it waits for."""
+    """Add a root and the nodes below it that are not elsewhere, each below the one that it waits for."""
     waiting: list[tuple[Name, Name | None, int]] = [(root, None, 0)]
     while waiting:
         name, above, depth = waiting.pop()

@@ -1,4 +1,4 @@
-"""What is typed behind a magic: options as in a shell, ids as in SQL, ``{...}`` where an id stands."""
+"""Parses the lines of the magics: options as in a shell, IDs as in SQL, ``{...}`` in the place of an ID."""
 
 import argparse
 import ast
@@ -13,12 +13,11 @@ from IPython.core.error import UsageError
 
 from tidb_magic.errors import KillSyntaxError, OptionError
 from tidb_magic.kill.parser import KillStatement, parse_kill, parse_kills
-from tidb_magic.sessions.filters import seconds
+from tidb_magic.sessions.filters import FilterOptions, seconds
 
 LIVE = 0.0  # --live without a number: as %config TidbMagics.live_interval has it
 PLACES = ("sql", "playground")  # words with a meaning of their own to %tidb_connect
-TEXTS = ("user", "host", "db", "instance", "command", "match", "where")
-FILTERS = frozenset({*TEXTS, "min_time", "idle"})
+FILTERS = frozenset(FilterOptions.__annotations__)
 # Each view without the options that would do nothing there.
 NOT_WITH = {
     "history": FILTERS | {"sort", "full", "limit", "by", "instances", "locks", "live"},
@@ -26,7 +25,7 @@ NOT_WITH = {
     "instances": FILTERS | {"sort", "full", "limit", "by", "live"},
     "by": {"sort", "full", "idle", "live"},
 }
-_EXPANDED = "\ue000"  # private use: stands for what {...} gave, followed by its number
+_EXPANDED = "\ue000"  # private use: the placeholder of {...}, followed by its number
 _WORD = re.compile(r"\s*((?:[^\s'\"\\]|\\.|'[^']*'|\"(?:[^\"\\]|\\.)*\")+|['\"\\])", re.DOTALL)
 
 
@@ -75,7 +74,7 @@ class Parser(argparse.ArgumentParser):
         return f" Did you mean {' and '.join(near)}?" if near else ""
 
     def expand(self, line: str, evaluate: Callable[[str], Any]) -> tuple[str, list[Any]]:
-        """Put a placeholder where ``{...}`` stands for an id, and return what it gives; leave the values of options.
+        """Replace ``{...}`` in the place of an ID by a placeholder, and return its value; leave the values of options.
 
         >>> parser("tidb_kill").expand("QUERY {1 + 1} x{2}", eval)[1]
         [2]
@@ -104,7 +103,7 @@ class Parser(argparse.ArgumentParser):
             except (SyntaxError, ValueError):  # ValueError: a lone surrogate
                 continue
             return start + found.end()
-        return self.error(f"no expression in braces: {line[start : start + 40]}")
+        return self.error(f"not an expression in braces: {line[start : start + 40]}")
 
     def _value(self, expression: str, evaluate: Callable[[str], Any]) -> Any:
         try:
@@ -137,7 +136,7 @@ def parser(name: str) -> Parser:
 
 def _filtering(name: str) -> Parser:
     made = parser(name)
-    for option in TEXTS:
+    for option in sorted(FILTERS - {"min_time", "idle"}):
         made.add_argument(f"--{option}")
     made.add_argument("--min-time", type=float)
     made.add_argument("--idle", action="store_true", default=None)
@@ -200,18 +199,19 @@ def _seconds(text: str) -> float:
     try:
         return seconds(float(text), "the time")
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds") from None
     except OptionError as error:
         raise argparse.ArgumentTypeError(str(error).removesuffix(".")) from error
 
 
-def kill_words(words: Sequence[str], values: Sequence[Any] = ()) -> tuple[bool, list[Any]]:
+def kill_targets(words: Sequence[str], values: Sequence[Any] = ()) -> tuple[bool, Any]:
     """Read ``[KILL] [TIDB] [CONNECTION | QUERY] ID...``: KILL's grammar, but with several ids, or none.
 
-    Return whether it is QUERY, and the ids; `values` are what placeholders stand for.
+    Return whether it is QUERY, and the targets: a list, a frame or lock forest as it is, None for none. `values` are
+    what placeholders stand for.
 
-    >>> kill_words(["QUERY", "5", "7"])
-    (True, [5, 7])
+    >>> kill_targets(["QUERY", "5"])
+    (True, [KillStatement(connection_id=5, query=True, tidb=False)])
     """
     scope, ids = ["KILL"], list(words)
     for choice in (["KILL"], ["TIDB"], ["CONNECTION", "QUERY"]):
@@ -224,29 +224,24 @@ def kill_words(words: Sequence[str], values: Sequence[Any] = ()) -> tuple[bool, 
             found.append(values[int(word.removeprefix(_EXPANDED))])
         elif word.isascii() and word.isdecimal():
             try:
-                found.append(parse_kill(" ".join([*scope, word])).connection_id)
+                found.append(parse_kill(" ".join([*scope, word])))
             except KillSyntaxError as error:
                 raise usage_error("%tidb_kill", f"{error.problem}.") from error
         else:
             hint = " Separate ids by spaces." if word.strip(",;").isdecimal() else ""
             raise usage_error("%tidb_kill", f"expected connection ids (digits only), found {word!r}.{hint}")
-    return "QUERY" in scope, found
+    query = "QUERY" in scope
+    if len(found) == 1 and any(hasattr(found[0], name) for name in ("columns", "dtype", "roots")):
+        return query, found[0]
+    if any(hasattr(one, name) for one in found for name in ("columns", "roots")):
+        raise usage_error("%tidb_kill", "a frame in braces must be the only argument.")
+    return query, [number for one in found for number in _flat(one)] if found else None
 
 
-def flatten_ids(values: Iterable[Any]) -> list[Any]:
-    """Return ids and iterables of ids as one list; what is no id stays as it is, and is refused later.
-
-    >>> flatten_ids([5, [6, 7]])
-    [5, 6, 7]
-    """
-    ids: list[Any] = []
-    for value in values:
-        several = isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping))
-        if several and getattr(value, "ndim", 1) == 1:
-            ids.extend(value)
-        else:
-            ids.append(value)
-    return ids
+def _flat(value: Any) -> Iterable[Any]:
+    """Return the ids that a value in braces holds; what is no id stays as it is, and is refused later."""
+    several = isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping))
+    return value if several and getattr(value, "ndim", 1) == 1 else [value]
 
 
 def kill_cell(text: str) -> list[KillStatement]:
@@ -258,5 +253,5 @@ def kill_cell(text: str) -> list[KillStatement]:
         where = f"line {len(before)}, column {len(before[-1]) + 1}"
         raise usage_error("%%tidb_kill", f"{error.problem} ({where}); nothing was sent.") from error
     if not found:
-        raise usage_error("%%tidb_kill", "the cell holds no KILL.")
+        raise usage_error("%%tidb_kill", "the cell contains no KILL.")
     return found

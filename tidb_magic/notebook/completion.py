@@ -97,7 +97,7 @@ def remove(shell: "InteractiveShell") -> None:
 class Line:
     """What is typed behind a magic, up to the cursor.
 
-    `word` is what the cursor stands behind, quotes included; `given` are the options of the whole line; `wanting` is
+    `word` is the word before the cursor, quotes included; `given` are the options of the whole line; `wanting` is
     the option that needs its value there; `others` are the words before that are neither options nor values.
     """
 
@@ -146,7 +146,7 @@ class Line:
         return ((text, "option") for text, action in self.parser.options.items() if action.dest not in out)
 
     def _words(self, typed: str, known: Known, names: Mapping[str, Any]) -> Iterator[Offer]:
-        """Return what stands in the line by itself: a source, or the targets of a kill."""
+        """Return the words that are no options: a source, or the targets of a kill."""
         if self.parser is connect_parser() and not self.others:
             yield from [("playground", "cluster of this machine"), ("sql", "connection of %sql")]
             yield from ((alias, "connected") for alias in known.clusters)

@@ -73,7 +73,7 @@ class Connected:
             there = f"there are: {self._aliases()}" if self.clusters else "there is none"
             meant = f" Did you mean mysql://{word}?" if _LIKE_A_HOST.fullmatch(word) else ""
             raise SettingsError(
-                f"{masked(word)!r} is no URL (mysql://user@host:4000), no variable, and no alias ({there})."
+                f"{masked(word)!r} is not a URL (mysql://user@host:4000), a variable or an alias ({there})."
                 f"{meant} %tidb_connect? lists all sources."
             ) from None
         if value is None:
@@ -81,7 +81,7 @@ class Connected:
         if not isinstance(value, str):
             return value
         if "://" not in value:
-            raise SettingsError(f"The variable {word} holds a text that is no URL (mysql://user@host:4000).")
+            raise SettingsError(f"The variable {word} holds a text that is not a URL (mysql://user@host:4000).")
         return parse_url(value, f"the variable {word}")  # Settings: what a program made is no typed password
 
     def _switch(self, name: str, alias: str | None) -> Cluster:

@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     from types import FrameType
 
 
-from tidb_magic.widget.table import SessionTable, Settings, Shown, frame_of
+from tidb_magic.widget.settings import TableSettings
+from tidb_magic.widget.table import SessionTable
+from tidb_magic.widget.views import Shown, view_of
 
 _DISPLAYS = {display.__code__, DisplayHook.compute_format_data.__code__}
 
 
-def show(shown: "Shown | SessionTable", settings: Settings) -> None:
+def show(shown: "Shown | SessionTable", settings: TableSettings) -> None:
     """Show a list or a lock forest: a closed HTML snapshot, which a saved notebook keeps, and the table below it.
 
     Only where something is displayed: a debugger or a variable viewer that formats a frame gets no widget.
@@ -35,7 +37,7 @@ def show(shown: "Shown | SessionTable", settings: Settings) -> None:
         raise NotImplementedError
     table = shown if isinstance(shown, SessionTable) else _table(shown, settings)
     listed = shown.shown if isinstance(shown, SessionTable) else shown
-    said = listed.summary if isinstance(listed, LockForest) else listed.footer()
+    said = view_of(listed).summary(listed)
     summary = " ".join([*(line for line in said if line == said[0] or line.startswith("NOT ")), "As it was then."])
     html = f"<details><summary>{escape(summary)}</summary>{listed._repr_html_()}</details>"
     publish_display_data({"text/plain": repr(listed), "text/html": html})
@@ -43,11 +45,11 @@ def show(shown: "Shown | SessionTable", settings: Settings) -> None:
     publish_display_data(*model) if isinstance(model, tuple) else publish_display_data(model)
 
 
-def _table(shown: Shown, settings: Settings) -> SessionTable:
+def _table(shown: Shown, settings: TableSettings) -> SessionTable:
     """Return the one table of a list."""
     table = shown.__dict__.get("_table_shown")
     if not isinstance(table, SessionTable) or table.closed:
-        _check(frame_of(shown))
+        _check(view_of(shown).rows(shown))
         if isinstance(shown, LockForest) and not shown.tree:
             raise NotImplementedError  # no session waits: a sentence says it
         try:

@@ -23,10 +23,9 @@ from tidb_magic.notebook.arguments import (
     NOT_WITH,
     Parser,
     connect_parser,
-    flatten_ids,
     kill_cell,
     kill_parser,
-    kill_words,
+    kill_targets,
     ps_parser,
     usage_error,
 )
@@ -39,8 +38,8 @@ if TYPE_CHECKING:
     from tidb_magic.notebook.connections import Connected
     from tidb_magic.sessions.processlist import ProcessList
     from tidb_magic.sessions.summaries import ConnectionList, InstanceList, SessionCounts
+    from tidb_magic.widget.settings import TableSettings
     from tidb_magic.widget.table import SessionTable
-    from tidb_magic.widget.table import Settings as WidgetSettings
 
 _VARIABLE = re.compile(r"\$\w+|\{.*\}")
 # What shows itself as a table with Kill buttons.
@@ -273,15 +272,17 @@ class TidbMagics(Preferences):
         reader = kill_parser()
         expanded, values = reader.expand(line, lambda text: eval(text, self._names(local_ns)))  # noqa: S307 (typed here)
         options = reader.parse(expanded)
-        query, ids = kill_words(options.words, values)
+        query, victims = kill_targets(options.words, values)
+        ids = victims is not None
         filters = {name: value for name in FILTERS if (value := getattr(options, name)) is not None}
-        if (len(ids) > 0) + (options.from_ is not None) + bool(filters) > 1:
+        if ids + (options.from_ is not None) + bool(filters) > 1:
             reader.error("give ids, --from or filters: exactly one of these")
         if not (ids or options.from_ or filters):
             reader.error("Expected a connection id (digits only), found the end: give ids, --from or filters")
         if options.yes and options.dry_run:
             reader.error("--yes does not go with --dry-run")
-        victims = self._variable(reader, options.from_, local_ns) if options.from_ else _victims(reader, ids)
+        if options.from_:
+            victims = self._variable(reader, options.from_, local_ns)
         if ids and hasattr(victims, "roots"):
             reader.error("a lock forest needs --from VARIABLE, which plans first")
         plan = options.dry_run or not (ids or options.yes)
@@ -316,7 +317,7 @@ class TidbMagics(Preferences):
         return self._kill(reader, options, kill_cell(cell), plan=options.dry_run)
 
     def _kill(
-        self, reader: Parser, options: argparse.Namespace, victims: Any, *, plan: bool, **whom: Any
+        self, reader: Parser, options: argparse.Namespace, victims: Any, *, plan: bool, **targets: Any
     ) -> "KillReport":
         if options.max_victims is not None and options.max_victims < 1:
             reader.error(f"--max-victims must be a whole number of 1 or more, not {options.max_victims}")
@@ -326,7 +327,7 @@ class TidbMagics(Preferences):
             how["max_victims"] = self.max_victims if options.max_victims is None else options.max_victims
             how["timeout"] = self.timeout if options.timeout is None else options.timeout
         try:
-            return (cluster.plan if plan else cluster.kill)(victims, **how, **whom)
+            return (cluster.plan if plan else cluster.kill)(victims, **how, **targets)
         except OptionError as error:
             raise reader.as_usage_error(error) from error
 
@@ -356,18 +357,19 @@ class TidbMagics(Preferences):
         for module, name in _SHOWN:
             shell.display_formatter.ipython_display_formatter.pop(f"tidb_magic.{module}.{name}", None)
         if "tidb_magic.widget.table" in sys.modules:
-            from tidb_magic.widget import table
+            from tidb_magic.widget import busy, table
 
-            table.close_all(shell)
+            busy.BUSY.unfollow(shell)
+            table.close_all()
 
     def _show(self, shown: Any) -> None:
         if not self._widgets():
             raise NotImplementedError  # which IPython takes for: show it as text and HTML
         from tidb_magic.notebook.display import show
-        from tidb_magic.widget import table
+        from tidb_magic.widget.busy import BUSY
 
         if self.shell is not None:
-            table.watch(self.shell)
+            BUSY.follow(self.shell)
         show(shown, self._for_widgets())
 
     def _widgets(self) -> bool:
@@ -380,10 +382,10 @@ class TidbMagics(Preferences):
             return False
         return True
 
-    def _for_widgets(self) -> "WidgetSettings":
-        from tidb_magic.widget.table import Settings
+    def _for_widgets(self) -> "TableSettings":
+        from tidb_magic.widget.settings import TableSettings
 
-        return Settings(self.deadline, self.max_victims, self.timeout, self.live_interval)
+        return TableSettings(self.deadline, self.max_victims, self.timeout, self.live_interval)
 
     @observe("audit_file", "audit_sql")
     def _write_down(self, _change: object = None) -> None:
@@ -408,20 +410,10 @@ class TidbMagics(Preferences):
 
 
 def _as_typed(filters: Mapping[str, Any]) -> list[str]:
-    """Return remarks on what looks like a variable: these are expanded where ids stand, and nowhere else."""
+    """Return remarks on filters that look like a variable: variables are expanded only in the place of IDs."""
     texts = ((name, value) for name, value in filters.items() if isinstance(value, str))
     return [
         f"--{name} {value} is taken as typed: variables are not expanded here."
         for name, value in texts
         if _VARIABLE.fullmatch(value)
     ]
-
-
-def _victims(reader: Parser, ids: list[Any]) -> Any:
-    """Return ids as one list, a frame as it is, None for none."""
-    whole = [one for one in ids if any(hasattr(one, name) for name in ("columns", "dtype", "roots"))]
-    if any(not hasattr(one, "dtype") for one in whole) and len(ids) > 1:
-        reader.error("a frame in braces must be the only argument")
-    if whole and len(ids) == 1:
-        return whole[0]
-    return flatten_ids(ids) if ids else None
