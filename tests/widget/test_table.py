@@ -19,10 +19,13 @@ import tidb_magic
 from tests.clients import LONG, LONG_SELECT, Client, eventually
 from tidb_magic import Cluster, ProcessList
 from tidb_magic.playground import Playground
+from tidb_magic.widget import kill_dialogs
 from tidb_magic.widget import table as module
-from tidb_magic.widget.table import BUSY, Busy, SessionTable, Settings
+from tidb_magic.widget.busy import BUSY, Busy
+from tidb_magic.widget.settings import TableSettings
+from tidb_magic.widget.table import SessionTable
 
-SETTINGS = Settings(deadline=3.0, max_victims=50, timeout=10.0, interval=2.0)
+SETTINGS = TableSettings(deadline=3.0, max_victims=50, timeout=10.0, interval=2.0)
 
 
 class Browser:
@@ -32,6 +35,7 @@ class Browser:
         self.table = table
         self.heard: list[dict[str, Any]] = []
         monkeypatch.setattr(table, "send", self.heard.append)
+        monkeypatch.setattr(table._kills, "_send", self.heard.append)
 
     def say(self, kind: str, **said: Any) -> None:
         self.table._hear(None, {"kind": kind} | said, [])
@@ -51,13 +55,13 @@ class Browser:
 @pytest.fixture
 def victim(playground: Playground, running: Any) -> Iterator[Client]:
     with Client(playground, 1) as client:
-        yield running(client.start(LONG_SELECT.format("victim")))
+        yield running(client.start(LONG_SELECT.format("victim")), aged=True)
 
 
 @pytest.fixture
 def watched(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a live table go on without signs from a browser, also where a few readings take long."""
-    monkeypatch.setattr(module, "_UNWATCHED", 10 * LONG)
+    monkeypatch.setattr(Busy, "unwatched_after", 10 * LONG)
 
 
 @pytest.fixture
@@ -111,7 +115,7 @@ def test_an_answer_that_waited_for_a_cell_is_asked_back_again(
     browser: Browser, victim: Client, every_statement: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = time.monotonic()
-    monkeypatch.setattr(module, "time", SimpleNamespace(time=time.time, monotonic=lambda: now))
+    monkeypatch.setattr(kill_dialogs, "time", SimpleNamespace(time=time.time, monotonic=lambda: now))
     browser.plans(victim)
     browser.say("kill", ask="1")
     browser.hears("asked")
@@ -135,7 +139,7 @@ def test_a_kill_is_of_the_rows_that_were_seen_also_after_a_refresh(
     with Client(playground, 1) as root:
         root.query(f"KILL TIDB QUERY {victim.id}")
     victim.result()
-    running(victim.start(LONG_SELECT.format("another")))
+    running(victim.start(LONG_SELECT.format("another")), aged=True)
     browser.say("refresh")
     eventually(lambda: table.snapshot["version"] > before)
     sessions = [[victim.instance, str(victim.id)]]
@@ -174,7 +178,7 @@ def test_a_refresh_that_is_asked_for_while_the_list_is_read_is_not_lost(browser:
 
 def test_what_is_no_row_of_the_list_is_not_killed(browser: Browser, playground: Playground, running: Any) -> None:
     with Client(playground, 2) as later:
-        running(later.start(LONG_SELECT.format("later")))
+        running(later.start(LONG_SELECT.format("later")), aged=True)
         assert "error" in browser.plans(later)
 
 
@@ -182,7 +186,7 @@ def test_more_than_max_victims_are_refused_before_anybody_confirms(
     cluster: Cluster, playground: Playground, victim: Client, running: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Client(playground, 2) as other:
-        running(other.start(LONG_SELECT.format("other")))
+        running(other.start(LONG_SELECT.format("other")), aged=True)
         table = SessionTable(cluster.processlist(), replace(SETTINGS, max_victims=1))
         browser = Browser(table, monkeypatch)
         sessions = [[one.instance, str(one.id)] for one in (victim, other)]
@@ -246,7 +250,7 @@ def test_a_slice_stays_one_when_it_is_read_again(
     cluster: Cluster, playground: Playground, victim: Client, running: Any
 ) -> None:
     with Client(playground, 2) as other:
-        running(other.start(LONG_SELECT.format("other")))
+        running(other.start(LONG_SELECT.format("other")), aged=True)
         frame = cluster.processlist()
         table = SessionTable(frame[frame["ID"] == victim.id], SETTINGS)
         table._refresh()
@@ -260,7 +264,7 @@ def test_a_statement_is_sent_whole_when_it_is_opened(
 ) -> None:
     text = f"/* {'x' * 3_000}\n */ {LONG_SELECT.format('long')}"
     with Client(playground, 2) as client:
-        running(client.start(text))
+        running(client.start(text), aged=True)
         table = SessionTable(cluster.processlist(), SETTINGS)
         browser = Browser(table, monkeypatch)
         at = table.snapshot["part"]["ID"].index(str(client.id))
@@ -291,7 +295,7 @@ def test_a_live_table_reads_in_its_own_thread_on_its_own_connection(
 def test_it_rests_while_nobody_looks_and_goes_on_while_a_cell_runs(
     cluster: Cluster, victim: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_UNWATCHED", 0.2)
+    monkeypatch.setattr(Busy, "unwatched_after", 0.2)
     monkeypatch.setattr(module, "_REST", 0.01)
     table = SessionTable(cluster.processlist(), SETTINGS, live=0.01)
     browser = Browser(table, monkeypatch)
@@ -355,7 +359,7 @@ def test_switched_off_and_on_again_it_reads_once_at_a_time(
 
 def test_a_sign_counts_for_a_while_and_a_running_cell_counts_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr("tidb_magic.widget.busy.time", SimpleNamespace(monotonic=lambda: now))
     busy = Busy()
     now = 114.0
     assert busy.watched(last=0.0)
@@ -369,9 +373,8 @@ def test_a_sign_counts_for_a_while_and_a_running_cell_counts_as_one(monkeypatch:
     assert busy.watched(last=0.0)
 
 
-def test_when_the_cluster_does_not_answer_it_says_so_and_goes_on_afterwards(
-    healed: Playground, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("watched")
+def test_when_the_cluster_does_not_answer_it_says_so_and_goes_on_afterwards(healed: Playground) -> None:
     with tidb_magic.connect(healed.url(0)) as cluster:
         table = SessionTable(cluster.processlist(), replace(SETTINGS, deadline=0.5), live=0.05)
         eventually(lambda: table.snapshot["version"] > 1)

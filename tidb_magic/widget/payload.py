@@ -4,6 +4,7 @@ from typing import Any
 
 import pandas as pd
 
+from tidb_magic.display.frame import keys_of
 from tidb_magic.display.render import statement
 from tidb_magic.locks.lock_forest import HEADER, LockForest
 from tidb_magic.sessions.lookup import Rights, runs
@@ -56,7 +57,7 @@ def tree(forest: LockForest, rights: Rights, version: int) -> dict[str, Any]:
     """Return what the table shows of a lock forest: the rows in the order of the trees, with buttons at the roots."""
     frame, places = forest.frame, forest.tree
     known = part(frame, frame, rights)
-    at = {key: row for row, key in enumerate(zip(frame["INSTANCE"], frame["ID"], strict=True))}
+    at = {key: row for row, key in enumerate(keys_of(frame))}
     rows: dict[str, list[Any]] = {name: [] for name in (*_TREE, *known)}
     for depth, name, blocker, cells in places:
         row = at.get(name) if isinstance(name, tuple) else None

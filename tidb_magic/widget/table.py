@@ -5,7 +5,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -15,68 +14,28 @@ import anywidget
 import traitlets
 
 from tidb_magic.api import Cluster
+from tidb_magic.display.frame import keys_of
 from tidb_magic.display.render import first_line, statement
 from tidb_magic.errors import CopyError, NotConnectedError, TidbMagicError
-from tidb_magic.kill.report import KillReport
-from tidb_magic.locks.lock_forest import LockForest
-from tidb_magic.sessions.processlist import ProcessList
-from tidb_magic.widget.payload import PART, part, snapshot, tree, values_of
+from tidb_magic.widget.busy import BUSY
+from tidb_magic.widget.kill_dialogs import KillDialogs
+from tidb_magic.widget.payload import PART, part, values_of
+from tidb_magic.widget.settings import TableSettings
+from tidb_magic.widget.views import Shown, rows_with, view_of
 
 if TYPE_CHECKING:
-    from IPython.core.interactiveshell import InteractiveShell
+    from tidb_magic.sessions.processlist import ProcessList
 
-ASKED_BACK = 5.0  # seconds in which the browser has to say that a click is still meant
-_GRACE = 1.0  # seconds that this answer may be under way, else it is asked back again
 _KEPT = 5  # snapshots that a click can be about: the browser may not have drawn the last one yet
-_UNWATCHED = 15.0  # seconds without a sign from a browser, after which a live table rests
 _REST = 0.5  # seconds between two checks whether the table is watched again
 _JOINED = 5.0  # seconds in which a thread ends after its connection was closed
 _SHARE = 3  # times as long as a reading takes is the pause after it, at least: an overloaded cluster is left alone
 _LONGEST_PAUSE = 30.0  # seconds between two tries while the cluster does not answer
 _STATIC = Path(__file__).parent / "static"
+# A widget's code is one module, and there is no build step that would join several.
+ESM = "\n".join((_STATIC / f"{name}.js").read_text() for name in ("format", "kernel", "kill_dialogs", "table"))
 
 
-@dataclass
-class Settings:
-    """What of %config TidbMagics the buttons need."""
-
-    deadline: float
-    max_victims: int
-    timeout: float
-    interval: float
-
-
-@dataclass
-class _Ask:
-    """A kill that was asked for in the browser: the rows as they were seen there, and when the kernel asked back."""
-
-    rows: ProcessList
-    query: bool
-    asked: float | None = None
-
-
-class Busy:
-    """Whether a cell runs. Only then a browser's signs of life wait, and a live table goes on without them."""
-
-    def __init__(self) -> None:
-        self.running = False
-        self.since = time.monotonic()
-
-    def begins(self, _info: object = None) -> None:
-        """Note that a cell begins."""
-        self.running = True
-
-    def ends(self, _result: object = None) -> None:
-        """Note that a cell has ended."""
-        self.running, self.since = False, time.monotonic()
-
-    def watched(self, last: float) -> bool:
-        """Tell whether a person may be looking, by the time of the page's last message."""
-        return self.running or time.monotonic() - max(last, self.since) < _UNWATCHED
-
-
-BUSY = Busy()
-Shown = ProcessList | LockForest
 OPEN: "WeakSet[SessionTable]" = WeakSet()
 
 
@@ -87,8 +46,8 @@ class SessionTable(anywidget.AnyWidget):
     `close`.
     """
 
-    _esm = _STATIC / "sessions.js"
-    _css = _STATIC / "sessions.css"
+    _esm = ESM
+    _css = _STATIC / "table.css"
     snapshot = traitlets.Dict().tag(sync=True)
     live = traitlets.Float(0.0, min=0.0, help="Seconds between two readings; 0 reads when asked to.").tag(sync=True)
     pace = traitlets.Float(0.0, help="Seconds between two readings, where each takes long.").tag(sync=True)
@@ -100,12 +59,13 @@ class SessionTable(anywidget.AnyWidget):
 
     __reduce_ex__ = __copy__ = __deepcopy__ = _refuse
 
-    def __init__(self, shown: Shown, settings: Settings, *, live: float = 0.0) -> None:
+    def __init__(self, shown: Shown, settings: TableSettings, *, live: float = 0.0) -> None:
         self._ended = threading.Event()
         self._lock = threading.RLock()
         self._threads: WeakSet[threading.Thread] = WeakSet()
         self._reader: Cluster | None = None
-        frame = frame_of(shown)
+        self._view = view_of(shown)
+        frame = self._view.rows(shown)
         origin = frame.origin
         cluster = origin.cluster() if origin is not None else None
         if origin is None or origin.reload is None or cluster is None:
@@ -117,9 +77,9 @@ class SessionTable(anywidget.AnyWidget):
         self._refreshing = threading.Lock()
         self._next = threading.Lock()  # held while one waits for its turn to read
         self._frames: OrderedDict[int, ProcessList] = OrderedDict()
-        whole = isinstance(shown, LockForest) or len(frame) == origin.rows
-        self._only = None if whole else set(_keys(frame))  # a slice stays one when it is read again
-        self._asks: dict[str, _Ask] = {}
+        cut = self._view.can_be_cut and len(frame) != origin.rows
+        self._only = set(keys_of(frame)) if cut else None  # a slice stays one when it is read again
+        self._kills = KillDialogs(settings, partial(self._twin, "kill"), self.send, self._work)
         self._sign = time.monotonic()
         self._interval = live or settings.interval
         self._turn = 0  # of switching it on
@@ -127,14 +87,14 @@ class SessionTable(anywidget.AnyWidget):
         super().__init__(snapshot=self._numbered(shown))
         self.on_msg(self._hear)
         OPEN.add(self)
-        if isinstance(shown, ProcessList):
+        if self._view.counts_waiters:
             self._work(self._look_for_waiters)
         if live:
             self._start_live(live)
 
     def __repr__(self) -> str:
         """Return a line for where no widget is shown."""
-        return f"<Table of {len(frame_of(self.shown)):,} sessions with Kill buttons, while its kernel lives>"
+        return f"<Table of {len(self._view.rows(self.shown)):,} sessions with Kill buttons, while its kernel lives>"
 
     @property
     def closed(self) -> bool:
@@ -165,9 +125,9 @@ class SessionTable(anywidget.AnyWidget):
             "rows": self._send_rows,
             "text": self._send_text,
             "plan": partial(self._work, self._plan),
-            "kill": self._ask_back,
-            "yes": self._yes,
-            "no": self._no,
+            "kill": self._kills.confirm,
+            "yes": self._kills.confirm_again,
+            "no": self._kills.cancel,
             "refresh": partial(self._work, self._refresh),
             "live": self._switch_live,
         }
@@ -178,8 +138,11 @@ class SessionTable(anywidget.AnyWidget):
 
     def _is_watched(self, said: Mapping[str, Any]) -> None:
         if not said["seen"]:
-            self._sign -= _UNWATCHED
+            self._sign -= BUSY.unwatched_after
         self.send({"kind": "here"})
+
+    def _plan(self, said: Mapping[str, Any]) -> None:
+        self._kills.plan(said, rows_with(self._frames.get(said["version"]), said["sessions"]))
 
     def _work(self, job: Callable[..., object], *args: object) -> None:
         thread = threading.Thread(target=job, args=args, name="tidb_magic-table", daemon=True)
@@ -196,81 +159,10 @@ class SessionTable(anywidget.AnyWidget):
 
     def _send_text(self, said: Mapping[str, Any]) -> None:
         version, instance, number = said["version"], said["instance"], said["id"]
-        frame = self._frames.get(version)
-        rows = None if frame is None else _rows(frame, [(instance, number)])
+        rows = rows_with(self._frames.get(version), [(instance, number)])
         if rows is not None and "INFO" in rows.columns:
             (text,) = values_of(rows, "INFO")
             self.send({"kind": "text", "version": version, "instance": instance, "id": number, "text": statement(text)})
-
-    # -- kill --------------------------------------------------------------------------------------------------
-
-    def _plan(self, said: Mapping[str, Any]) -> None:
-        """Plan the kill of the selected sessions. Sends no KILL."""
-        ask = said["ask"]
-        frame = self._frames.get(said["version"])
-        rows = None if frame is None else _rows(frame, said["sessions"])
-        if rows is None:
-            error = "This list is out of date: refresh it first."
-            self.send({"kind": "planned", "ask": ask, "error": error})
-            return
-        if len(rows) > (most := self._settings.max_victims):
-            error = f"{len(rows):,} sessions are more than max_victims ({most:,}): %config TidbMagics.max_victims."
-            self.send({"kind": "planned", "ask": ask, "error": error})
-            return
-        self._asks[ask] = _Ask(rows, query=bool(said["query"]))
-        answer = self._carefully(lambda: self._twin("kill").plan(rows, query=said["query"], deadline=self._deadline))
-        age = 0.0 if rows.taken_at is None else time.time() - rows.taken_at.timestamp()
-        self.send({"kind": "planned", "ask": ask, "age": max(age, 0.0)} | answer)
-
-    def _no(self, said: Mapping[str, Any]) -> None:
-        self._asks.pop(said["ask"], None)
-
-    def _ask_back(self, said: Mapping[str, Any]) -> None:
-        """Answer a confirmed kill with a question: it may have waited here while a cell ran."""
-        ask = said["ask"]
-        if ask not in self._asks:
-            self.send({"kind": "killed", "ask": ask, "error": "This was cancelled. Nothing was sent."})
-            return
-        self._asks[ask].asked = time.monotonic()
-        self.send({"kind": "asked", "ask": ask})
-
-    def _yes(self, said: Mapping[str, Any]) -> None:
-        """Kill, if the browser was asked back just now."""
-        ask = said["ask"]
-        asked = self._asks.get(ask)
-        if asked is None or asked.asked is None:
-            self.send({"kind": "killed", "ask": ask, "error": "This was cancelled. Nothing was sent."})
-        elif time.monotonic() - asked.asked > min(max(said["after"], 0), ASKED_BACK) + _GRACE:
-            self._ask_back(said)  # the answer waited here, while a cell ran
-        else:
-            del self._asks[ask]
-            self.send({"kind": "sending", "ask": ask})
-            self._work(self._kill, ask, asked)
-
-    def _kill(self, ask: str, asked: _Ask) -> None:
-        def kill() -> KillReport:
-            chosen = self._settings
-            return self._twin("kill").kill(
-                asked.rows,
-                query=asked.query,
-                deadline=chosen.deadline,
-                timeout=chosen.timeout,
-                max_victims=chosen.max_victims,
-            )
-
-        answer = self._carefully(kill)
-        self.send({"kind": "killed", "ask": ask} | answer)
-
-    def _carefully(self, job: Callable[[], KillReport]) -> dict[str, Any]:
-        """Return what a kill or a plan reports; an error as a line, since exceptions of a thread are not displayed."""
-        try:
-            return _report(job())
-        except NotConnectedError as error:
-            return {"error": f"{error} Nothing was sent.", "sent": False}
-        except TidbMagicError as error:
-            return {"error": str(error)}
-        except Exception as error:  # noqa: BLE001 (see above)
-            return {"error": f"{type(error).__name__}: {first_line(error)}"}
 
     @property
     def _deadline(self) -> float:
@@ -291,10 +183,10 @@ class SessionTable(anywidget.AnyWidget):
             cluster = self._reader = self._twin(f"list {id(self)}")
             shown = self._reload(cluster, deadline=self._deadline)
             self._rights = cluster.rights
-            if isinstance(shown, ProcessList):
+            if self._view.counts_waiters:
                 self.waiting = _count_waiting(cluster, self._deadline) if shown.complete else None
             if self._only is not None:
-                shown = shown.loc[[key in self._only for key in _keys(shown)]]
+                shown = shown.loc[[key in self._only for key in keys_of(shown)]]
             self.shown = shown
             self.snapshot = self._numbered(shown)
             self.trouble = ""
@@ -341,12 +233,10 @@ class SessionTable(anywidget.AnyWidget):
 
     def _numbered(self, shown: Shown) -> dict[str, Any]:
         version = next(reversed(self._frames), 0) + 1
-        self._frames[version] = frame_of(shown)
+        self._frames[version] = self._view.rows(shown)
         while len(self._frames) > _KEPT:
             self._frames.popitem(last=False)
-        if isinstance(shown, LockForest):
-            return tree(shown, self._rights, version)
-        return snapshot(shown, self._rights, version)
+        return self._view.payload(shown, self._rights, version)
 
     def _twin(self, role: str) -> Cluster:
         """Return a cluster with connections of its own, for this role, while the one of the list is open."""
@@ -365,48 +255,8 @@ def _count_waiting(cluster: Cluster, deadline: float) -> int | None:
     return None
 
 
-def _rows(frame: ProcessList, sessions: list[tuple[str, str]]) -> ProcessList | None:
-    """Return the rows of these sessions, None unless each is there."""
-    wanted = {(instance, int(number)) for instance, number in sessions}
-    keys = _keys(frame)
-    return frame.loc[[key in wanted for key in keys]] if wanted <= set(keys) else None
-
-
-def _keys(frame: ProcessList) -> list[tuple[str, int]]:
-    return list(zip(frame["INSTANCE"], frame["ID"], strict=True))
-
-
-def frame_of(shown: Shown) -> ProcessList:
-    """Return the rows of a list, or of a lock forest."""
-    return shown.frame if isinstance(shown, LockForest) else shown
-
-
-def _report(report: KillReport) -> dict[str, Any]:
-    """Return what the browser shows of a report; ids as text."""
-    names = {
-        name: values_of(report, name.upper()) for name in ("instance", "outcome", "reason", "seconds", "statement")
-    }
-    ids = [str(number) for number in values_of(report, "ID")]
-    rows = [dict(zip(("id", *names), row, strict=True)) for row in zip(ids, *names.values(), strict=True)]
-    return {"rows": rows, "remarks": list(report.remarks)}
-
-
-# -- where a frame is shown ------------------------------------------------------------------------------------
-
-
-def watch(shell: "InteractiveShell") -> None:
-    """Note from now on when cells run. One runs now."""
-    if BUSY.begins not in shell.events.callbacks["pre_run_cell"]:
-        BUSY.begins()
-        shell.events.register("pre_run_cell", BUSY.begins)
-        shell.events.register("post_run_cell", BUSY.ends)
-
-
-def close_all(shell: "InteractiveShell") -> None:
+def close_all() -> None:
     """Close every table of this kernel."""
-    for event, callback in (("pre_run_cell", BUSY.begins), ("post_run_cell", BUSY.ends)):
-        if callback in shell.events.callbacks[event]:
-            shell.events.unregister(event, callback)
     for table in list(OPEN):
         with suppress(Exception):  # a page that is gone; the others are closed all the same
             table.close()

@@ -1,22 +1,11 @@
-// The table of sessions with Kill buttons. What comes from a server is set as text, never as HTML.
-// Ids are strings here: a JavaScript number would make two sessions one.
+// The table: header, rows in view, selection.
 
 const ROW_HEIGHT = 28; // pixels; the style sheet has the same
 const BESIDES = 15; // rows that are drawn above and below those in view
-const BUSY_AFTER = 400; // ms without an answer, after which the kernel is said to be busy
-const AT_ONCE = 1500; // ms after a click in which "do you still want it?" needs no person to answer
-const ASKED_BACK = 5000; // ms in which a person has to answer it
-const WATCHING = 5000; // ms between two signs that somebody looks at this
-const SILENT = 5000; // ms without an answer, after which that is said
-const OLD = 60_000; // ms after which a list says how old it is
-const GONE = "The kernel is gone: this is the last list. Run the cell again.";
 const NUMBERS = new Set(["TIME", "MEM"]);
 const TITLES = { INFO: "SQL" };
-const GOOD = new Set(["interrupted", "killed", "already gone"]);
-// As in the text form (kill/report.py).
-const SYMBOLS = { killed: "✓", interrupted: "✓", "already gone": "✓", "still running": "…", unconfirmed: "?", planned: "○" };
 
-// What is left out first where there is little room, until somebody chooses; pixels of the whole table.
+// The columns that are hidden first where there is little room, until a person chooses; pixels of the whole table.
 const NARROW = [
   [1240, "STATE"],
   [1160, "HOST"],
@@ -26,77 +15,9 @@ const NARROW = [
   [1240, "TRANSACTION"],
   [1100, "FREES"],
   [1000, "BEHIND"],
-  [800, "INFO"], // of a tree: who holds what matters more
+  [800, "INFO"], // of a tree: the locks matter more
 ];
 
-// -- small things -----------------------------------------------------------------------------------------------
-
-export function element(tag, properties = {}, ...children) {
-  const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(properties)) {
-    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
-    else if (name === "class") node.className = value;
-    else if (name === "text") node.textContent = value;
-    else if (name in node && typeof value === "boolean") node[name] = value;
-    else node.setAttribute(name, value);
-  }
-  node.append(...children.filter((child) => child !== null));
-  return node;
-}
-
-// Characters that act instead of being seen (controls, direction marks) are written out.
-export function visible(text) {
-  return String(text ?? "").replace(/[\p{Cc}\p{Cf}\p{Co}\p{Cs}\u2028\u2029]/gu, (character) =>
-    character === "\n" || character === "\t" ? character : `\\u{${character.codePointAt(0).toString(16)}}`,
-  );
-}
-
-export const oneLine = (text) => visible(String(text ?? "").replace(/\s+/g, " ").trim());
-
-export function duration(seconds) {
-  if (seconds === null || seconds === undefined) return "";
-  const [hours, minutes] = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60];
-  const two = (number) => String(Math.floor(number)).padStart(2, "0");
-  if (hours >= 48) return `${Math.floor(hours / 24)}d ${two(hours % 24)}h`;
-  if (hours) return `${hours}h ${two(minutes)}m`;
-  return minutes ? `${minutes}m ${two(seconds % 60)}s` : `${Math.floor(seconds)}s`;
-}
-
-export function size(bytes) {
-  if (bytes === null || bytes === undefined) return "";
-  let [number, unit] = [bytes, 0];
-  while (number >= 1024 && unit < 5) [number, unit] = [number / 1024, unit + 1];
-  return unit ? `${number.toFixed(1)} ${["", "KiB", "MiB", "GiB", "TiB", "PiB"][unit]}` : `${number} B`;
-}
-
-const many = (number, noun) => `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
-const keyOf = (instance, id) => `${instance} ${id}`;
-
-function compare(one, other) {
-  if (one === other) return 0;
-  if (one === null || one === undefined) return 1; // missing values last, in either direction of use
-  if (other === null || other === undefined) return -1;
-  if (typeof one === "number") return one - other;
-  return one < other ? -1 : 1;
-}
-
-const compareIds = (one, other) => one.length - other.length || compare(one, other);
-
-// -- the rows ---------------------------------------------------------------------------------------------------
-
-// All rows of a snapshot, as an object each.
-function rowsOf(part) {
-  const rows = [];
-  const names = Object.keys(part);
-  for (let at = 0; at < part.ID.length; at += 1) {
-    const row = { key: keyOf(part.INSTANCE[at], part.ID[at]) };
-    for (const name of names) row[name] = part[name][at];
-    rows.push(row);
-  }
-  return rows;
-}
-
-const ANSWERED = new Set(["here", "watching", "rows", "text", "plan", "kill", "yes"]); // kinds of messages
 const [LEFT, UNHEARD] = ["not listed", "no answer"]; // of rows that are not in the list any more
 const OWN = 1;
 const RUNS = 2;
@@ -113,15 +34,17 @@ class Table {
     this.panels = new Map(); // key: the element below its row
     this.texts = new Map(); // key: the whole statement
     this.outcomes = new Map();
-    this.asks = new Map(); // number: a kill that was asked for
     this.lines = new Map(); // key: its <tr>, and what is in it
     this.fresh = new Set();
     this.sort = { column: null, descending: true };
     this.filter = "";
     this.hiddenColumns = new Set();
-    this.alive = true;
     this.listeners = [];
+    this.kills = new KillDialogs(this);
     this.build(root);
+    this.kernel = new Kernel(model, this.root, () => this.kernelChanged());
+    this.sizes = new ResizeObserver(() => this.fit());
+    this.sizes.observe(this.root);
     this.take(true);
     this.on("change:snapshot", () => this.take(false));
     this.on("change:trouble", () => this.say());
@@ -132,10 +55,9 @@ class Table {
       this.say();
     });
     this.on("msg:custom", (message) => this.hear(message));
-    this.on("comm_live_update", () => this.lost());
+    this.on("comm_live_update", () => this.kernel.lost());
     this.timer = setInterval(() => this.tick(), 1000);
-    this.watch();
-    this.send({ kind: "here" });
+    this.kernel.send({ kind: "here" });
   }
 
   on(event, callback) {
@@ -145,20 +67,9 @@ class Table {
 
   close() {
     clearInterval(this.timer);
-    this.watcher.disconnect();
     this.sizes.disconnect();
     for (const [event, callback] of this.listeners) this.model.off(event, callback);
-    if (this.alive && this.watched) this.send({ kind: "watching", seen: false });
-    this.alive = false;
-  }
-
-  send(message) {
-    if (ANSWERED.has(message.kind)) this.asked ??= performance.now(); // since when an answer is waited for
-    try {
-      this.model.send(message);
-    } catch {
-      this.gone(GONE); // its kernel was shut down: there is nobody to send it to
-    }
+    this.kernel.close();
   }
 
   // -- what stands where ------------------------------------------------------------------------------------
@@ -182,7 +93,7 @@ class Table {
       text: "Refresh",
       onclick: () => {
         this.waiting = true;
-        this.send({ kind: "refresh" });
+        this.kernel.send({ kind: "refresh" });
         this.say();
       },
     });
@@ -190,7 +101,7 @@ class Table {
       type: "checkbox",
       onchange: () => {
         this.wantLive = this.liveBox.checked;
-        this.send({ kind: "live", on: this.wantLive });
+        this.kernel.send({ kind: "live", on: this.wantLive });
       },
     });
     this.liveLabel = element("span");
@@ -253,13 +164,13 @@ class Table {
   }
 
   killButton(text, query, keys, ofRow = false) {
-    return element("button", { type: "button", class: "tidb-kill", text, onclick: () => this.ask(keys(), query, ofRow) });
+    return element("button", { type: "button", class: "tidb-kill", text, onclick: () => this.kills.plan(keys(), query, ofRow) });
   }
 
   escape(event) {
     const line = event.target.closest?.("[data-key]");
-    const ask = [...this.asks.values()].find((one) => !one.done && (one.panel.contains(event.target) || !line));
-    if (ask) this.takeBack(ask);
+    const ask = [...this.kills.asks.values()].find((one) => !one.done && (one.panel.contains(event.target) || !line));
+    if (ask) this.kills.cancel(ask);
     else if (line && this.open.get(line.dataset.key) === "sql") this.toggle(line.dataset.key);
   }
 
@@ -289,13 +200,13 @@ class Table {
     this.previous = new Map(this.rows.map((row) => [row.key, row]));
     this.snapshot = this.model.get("snapshot");
     this.columns = this.snapshot.columns;
-    this.isTree = this.snapshot.part.DEPTH !== undefined; // who blocks whom, in the order of the trees
+    this.isTree = this.snapshot.part.DEPTH !== undefined; // a lock forest: the rows are in the order of the trees
     if (this.isTree) this.table.setAttribute("role", "treegrid");
     this.waiting = false;
     this.first = first;
     this.loaded = new Map();
     this.asking = new Set();
-    if (!first) this.found();
+    if (!first) this.kernel.found();
     this.drawHeader();
     this.load(this.snapshot.part);
     this.drawHead();
@@ -322,15 +233,15 @@ class Table {
     }
     for (const [key, row] of this.previous) {
       if (this.loaded.has(key)) continue;
-      // Whoever has ended is seen once more, as ended, and as long as somebody is asked about him.
+      // A session that has ended is shown once more, as ended, and as long as its dialog is open.
       if (!complete) rows.push(row);
       else if (this.snapshot.header.missing.includes(row.INSTANCE)) rows.push({ ...row, ended: UNHEARD });
-      else if (!row.ended || row.ended === UNHEARD || this.pending(key)) rows.push({ ...row, ended: LEFT });
+      else if (!row.ended || row.ended === UNHEARD || this.kills.pending(key)) rows.push({ ...row, ended: LEFT });
       else this.forget(key);
     }
     this.rows = rows;
     this.longest = rows.reduce((most, row) => Math.max(most, row.ended ? 0 : (row.TIME ?? 0)), 1);
-    if (!complete) this.send({ kind: "rows", version: this.snapshot.version, from: this.loaded.size });
+    if (!complete) this.kernel.send({ kind: "rows", version: this.snapshot.version, from: this.loaded.size });
     this.arrange();
     this.say();
   }
@@ -595,7 +506,7 @@ class Table {
       if (name === "ID" && this.fresh.has(row.key)) text += " (new)";
       if (cell.textContent !== text) cell.textContent = text;
     }
-    const pending = this.pending(row.key);
+    const pending = this.kills.pending(row.key);
     this.able(line.query, this.reason(row, true) || pending, `Kill query ${id}: end its statement`);
     this.able(line.connection, this.reason(row, false) || pending, `Kill connection ${id}: end the session`);
     const said = outcome ?? "";
@@ -616,14 +527,9 @@ class Table {
   }
 
   reason(row, query) {
-    if (!this.alive) return this.whyNot;
+    if (!this.kernel.alive) return GONE;
     if (row.ended) return "This session is no longer in the list.";
     return this.snapshot.reasons[query ? row.no_query : row.no_connection];
-  }
-
-  pending(key) {
-    const ask = [...this.asks.values()].find((one) => !one.done && one.keys.includes(key));
-    return ask ? "A kill of this session is already requested." : "";
   }
 
   // -- below a row: its statement, or a kill ----------------------------------------------------------------------
@@ -638,7 +544,7 @@ class Table {
     const cell = panel.firstChild;
     if (this.open.get(row.key) === "sql") this.statement(cell, row);
     else {
-      const ask = [...this.asks.values()].find((one) => one.place === row.key);
+      const ask = [...this.kills.asks.values()].find((one) => one.place === row.key);
       if (ask && cell.firstChild !== ask.panel) cell.replaceChildren(ask.panel);
     }
     return panel;
@@ -658,12 +564,12 @@ class Table {
 
   statement(cell, row) {
     const whole = row.cut ? (this.texts.get(row.key) ?? null) : row.INFO;
-    if (row.cut && this.alive && !this.asking.has(row.key)) {
+    if (row.cut && this.kernel.alive && !this.asking.has(row.key)) {
       this.asking.add(row.key);
-      this.send({ kind: "text", version: this.snapshot.version, instance: row.INSTANCE, id: row.ID });
+      this.kernel.send({ kind: "text", version: this.snapshot.version, instance: row.INSTANCE, id: row.ID });
     }
     const shown = whole ?? row.INFO;
-    const drawn = `${whole === null} ${this.alive} ${shown}`;
+    const drawn = `${whole === null} ${this.kernel.alive} ${shown}`;
     if (cell.drawn === drawn && cell.firstChild?.className === "tidb-statement") return;
     cell.drawn = drawn;
     const copy = element("button", {
@@ -673,7 +579,7 @@ class Table {
     });
     const note = element("span", { class: "tidb-note" });
     if (whole === null) {
-      note.textContent = this.alive ? "Waiting for the rest of it …" : "The kernel is gone: this is only the beginning.";
+      note.textContent = this.kernel.alive ? "Waiting for the rest of it …" : "The kernel is gone: this is only the beginning.";
     }
     const pre = element("pre", { text: visible(shown), tabindex: "0", "aria-label": `Statement of connection ${row.ID}` });
     cell.replaceChildren(element("div", { class: "tidb-statement" }, pre, copy, note));
@@ -688,313 +594,40 @@ class Table {
     }
   }
 
-  // -- a kill: look, confirm, outcome ---------------------------------------------------------------------------
-
   chosen() {
     return this.shown.filter((row) => this.selected.has(row.key) && !row.ended).map((row) => row.key);
-  }
-
-  ask(keys, query, ofRow) {
-    // Who was not read again yet is nobody to kill: the kernel would take him for what he is in the new list.
-    const isReal = (row) => row && !row.ended && row.version === this.snapshot.version;
-    const rows = keys.map((key) => this.rows.find((row) => row.key === key)).filter(isReal);
-    if (!rows.length) return;
-    const ask = {
-      number: `${Date.now()}-${Math.random().toString(36).slice(2)}`,
-      keys: rows.map((row) => row.key),
-      rows,
-      query,
-      place: ofRow ? rows[0].key : null,
-      state: "looking",
-      since: performance.now(),
-      panel: element("div", { class: "tidb-panel", role: "group", tabindex: "-1" }),
-    };
-    this.asks.set(ask.number, ask);
-    for (const key of ask.keys) this.outcomes.delete(key);
-    const what = query ? "Kill query" : "Kill connection";
-    ask.panel.setAttribute("aria-label", `${what}: confirm`);
-    if (ask.place) this.open.set(ask.place, "kill");
-    else this.groupPanel.append(ask.panel);
-    this.send({
-      kind: "plan",
-      ask: ask.number,
-      version: this.snapshot.version,
-      sessions: rows.map((row) => [row.INSTANCE, row.ID]),
-      query,
-    });
-    this.drawAsk(ask);
-    this.draw();
-    this.draw();
-    ask.panel.focus({ preventScroll: true });
-    ask.panel.scrollIntoView({ block: "nearest" });
-    setTimeout(() => this.drawAsk(ask), BUSY_AFTER);
-  }
-
-  drawAsk(ask) {
-    if (ask.done) return;
-    const waited = performance.now() - ask.since;
-    const busy = waited >= BUSY_AFTER && ["looking", "confirmed", "answered"].includes(ask.state);
-    const drawn = `${ask.state} ${busy}`;
-    if (ask.drawn === drawn) {
-      if (ask.state === "asked back") ask.question.textContent = this.question(ask);
-      return;
-    }
-    const focused = document.activeElement?.dataset?.does;
-    const inside = ask.panel.contains(document.activeElement);
-    ask.drawn = drawn;
-    const parts = [this.who(ask)];
-    const buttons = [];
-    const button = (text, does, onclick, kind = "") =>
-      buttons.push(element("button", { type: "button", text, "data-does": does, class: kind, onclick }));
-    if (ask.state === "looking") {
-      parts.push(element("p", { text: busy ? "The kernel is busy: this is queued until the cell ends. Nothing was sent." : "Looking …" }));
-      button(busy ? "Take it back" : "Cancel", "cancel", () => this.takeBack(ask));
-    } else if (ask.state === "planned") {
-      const number = ask.rows.length > 1 ? ` (${ask.plan.rows.filter((row) => row.outcome === "planned").length})` : "";
-      const what = ask.query ? "Confirm: kill query" : "Confirm: kill connection";
-      button(what + number, "confirm", () => this.confirm(ask), "tidb-danger");
-      button("Cancel", "cancel", () => this.takeBack(ask));
-    } else if (ask.state === "confirmed" || ask.state === "answered") {
-      const text = busy
-        ? "The kernel is busy: the kill is queued until the cell ends. Nothing was sent yet."
-        : "Asking the kernel …";
-      parts.push(element("p", { text }));
-      button("Take it back", "cancel", () => this.takeBack(ask));
-    } else if (ask.state === "asked back") {
-      ask.question = element("p", { text: this.question(ask) });
-      parts.push(ask.question);
-      button("Yes, kill now", "confirm", () => this.yes(ask), "tidb-danger");
-      button("No", "cancel", () => this.takeBack(ask));
-    } else if (ask.state === "sent") {
-      parts.push(element("p", { text: "KILL was sent; waiting for its effect …" }));
-    } else if (ask.state === "refused") {
-      button("Close", "cancel", () => this.end(ask));
-    }
-    ask.panel.replaceChildren(...parts, element("div", { class: "tidb-buttons" }, ...buttons));
-    if (inside) (ask.panel.querySelector(`[data-does="${focused}"]`) ?? ask.panel).focus({ preventScroll: true });
-    this.draw();
-  }
-
-  question(ask) {
-    const left = Math.max(0, Math.ceil((ask.until - performance.now()) / 1000));
-    const late = duration(Math.round((performance.now() - ask.since) / 1000));
-    return `You confirmed ${late} ago and the kernel was busy until now. Still kill? ${left} s left, then nothing is sent.`;
-  }
-
-  // Who is meant, and what will happen.
-  who(ask) {
-    const facts = element("div", { class: "tidb-facts-of-kill" });
-    const left = (ask.plan?.rows ?? []).filter((row) => row.outcome !== "planned").length;
-    if (left && ask.rows.length > 1) {
-      facts.append(element("div", { class: "tidb-warn", text: `${left} of ${many(ask.rows.length, "session")} will not be killed.` }));
-    }
-    const planned = new Map((ask.plan?.rows ?? []).map((row) => [keyOf(row.instance, row.id), row]));
-    const sessions = ask.rows.slice(0, 20);
-    for (const row of sessions) {
-      const plan = planned.get(row.key);
-      const says = element("div", { class: "tidb-victim" });
-      const where = `${oneLine(row.USER) || "(no user)"} from ${oneLine(row.HOST) || "(no host)"} on ${oneLine(row.INSTANCE)}`;
-      says.append(element("div", {}, element("strong", { text: `Connection ${row.ID}` }), ` · ${where}`));
-      const does = oneLine(row.INFO);
-      const since = duration(row.TIME);
-      says.append(element("div", { class: "tidb-does", text: does ? `runs for ${since}: ${does}` : `idle for ${since}` }));
-      if (plan) {
-        const will = plan.outcome === "planned" ? "What will happen: " : `✗ ${plan.outcome}: `;
-        says.append(element("div", { class: plan.outcome === "planned" ? "" : "tidb-bad", text: will + visible(plan.reason) }));
-        if (plan.outcome === "planned") says.append(element("code", { text: plan.statement }));
-      }
-      facts.append(says);
-    }
-    if (ask.rows.length > sessions.length) {
-      facts.append(element("div", { text: `and ${many(ask.rows.length - sessions.length, "session")} more` }));
-    }
-    for (const remark of ask.plan?.remarks ?? []) facts.append(element("div", { text: visible(remark) }));
-    if (ask.plan?.age * 1000 > OLD) {
-      facts.append(element("div", { class: "tidb-warn", text: `⚠ This list is ${duration(ask.plan.age)} old; sessions that changed since then are not killed.` }));
-    }
-    if (ask.error) facts.append(element("div", { class: "tidb-bad", text: `✗ ${visible(ask.error)} Nothing was sent.` }));
-    return facts;
-  }
-
-  confirm(ask) {
-    ask.state = "confirmed";
-    ask.since = performance.now();
-    this.send({ kind: "kill", ask: ask.number });
-    if (ask.done) return;
-    this.drawAsk(ask);
-    setTimeout(() => this.drawAsk(ask), BUSY_AFTER);
-  }
-
-  // The kernel never sends a KILL without this answer, so that a click which it heard late does nothing by itself.
-  askedBack(ask) {
-    if (ask.state !== "confirmed" && ask.state !== "answered") return;
-    ask.askedAt = performance.now();
-    if (performance.now() - ask.since < AT_ONCE) {
-      this.yes(ask);
-      return;
-    }
-    ask.state = "asked back";
-    ask.until = performance.now() + ASKED_BACK;
-    this.drawAsk(ask);
-    this.status.textContent = "The kernel asks for confirmation again.";
-  }
-
-  // `after` is how long it took to answer: what the answer waits besides, the kernel asks back again.
-  yes(ask) {
-    ask.state = "answered";
-    this.send({ kind: "yes", ask: ask.number, after: (performance.now() - ask.askedAt) / 1000 });
-    this.drawAsk(ask);
-  }
-
-  takeBack(ask) {
-    if (ask.state === "sent" || ask.done) return;
-    const asked = ask.state !== "planned" && ask.state !== "refused";
-    this.send({ kind: "no", ask: ask.number });
-    if (ask.done) return;
-    if (asked) this.note(ask, "○ taken back", "Nothing was sent.");
-    this.end(ask);
-  }
-
-  expire(ask) {
-    this.send({ kind: "no", ask: ask.number });
-    this.note(ask, "○ not sent", "The kernel received the click late and asked for confirmation; there was no answer within 5 s.");
-    this.end(ask);
-  }
-
-  note(ask, text, why) {
-    for (const key of ask.keys) this.outcomes.set(key, { text, why, good: false, final: false });
-    this.status.textContent = `${text} ${why}`;
-  }
-
-  end(ask) {
-    const inside = ask.panel.contains(document.activeElement);
-    ask.done = true;
-    this.asks.delete(ask.number);
-    ask.panel.remove();
-    if (ask.place) this.shut(ask.place);
-    this.draw();
-    this.count();
-    if (!inside) return;
-    const line = ask.place ? this.lines.get(ask.place) : null;
-    const places = line ? [line.query, line.connection, line.box] : [ask.query ? this.killQuery : this.killConnection];
-    (places.find((one) => !one.disabled && !one.hidden) ?? this.scroller).focus({ preventScroll: true });
   }
 
   // -- what the kernel says ---------------------------------------------------------------------------------------
 
   hear(message) {
-    this.found();
-    const ask = this.asks.get(message.ask);
+    this.kernel.found();
     if (message.kind === "rows") this.add(message);
     else if (message.kind === "text") {
       if (message.version !== this.snapshot.version) return;
       this.texts.set(keyOf(message.instance, message.id), message.text);
       this.draw();
     } else if (message.kind === "here") this.say();
-    else if (message.kind === "killed") this.outcome(ask, message);
-    else if (!ask) return;
-    else if (message.kind === "planned") {
-      ask.plan = message;
-      ask.error = message.error;
-      ask.state = (message.rows ?? []).some((row) => row.outcome === "planned") ? "planned" : "refused";
-      this.drawAsk(ask);
-      this.draw();
-      if (ask.panel.contains(document.activeElement)) ask.panel.scrollIntoView({ block: "nearest" });
-    } else if (message.kind === "asked") this.askedBack(ask);
-    else if (message.kind === "sending") {
-      ask.state = "sent";
-      this.drawAsk(ask);
-    }
+    else this.kills.hear(message);
+  }
+
+  kernelChanged() {
+    const { alive } = this.kernel;
+    if (alive) this.asking = new Set();
+    else this.kills.abandon(GONE);
+    this.refreshButton.disabled = this.liveBox.disabled = !alive;
+    this.draw();
+    this.count();
+    this.say();
   }
 
   add(message) {
     if (message.version === this.snapshot.version && message.part.ID.length) this.load(message.part);
   }
 
-  outcome(ask, message) {
-    if (message.error) {
-      const text = message.sent === false ? "○ not sent" : "? unknown";
-      for (const key of ask?.keys ?? []) this.outcomes.set(key, { text, why: message.error, good: false, final: false });
-      this.status.textContent = visible(message.error);
-    }
-    for (const row of message.rows ?? []) {
-      const took = row.seconds === null ? "" : ` in ${row.seconds.toFixed(row.seconds < 1 ? 3 : 1)} s`;
-      const text = `${SYMBOLS[row.outcome] ?? "✗"} ${row.outcome}`;
-      const gone = row.outcome === "killed" || row.outcome === "already gone";
-      const why = visible(`${row.outcome}${took}${row.reason ? `: ${row.reason}` : ""}`);
-      const outcome = { text, why, good: GOOD.has(row.outcome), final: gone, version: this.snapshot.version };
-      this.outcomes.set(keyOf(row.instance, row.id), outcome);
-      this.selected.delete(keyOf(row.instance, row.id));
-    }
-    const rows = message.rows ?? [];
-    const counts = new Map();
-    for (const row of rows) counts.set(row.outcome, (counts.get(row.outcome) ?? 0) + 1);
-    const total = [...counts].map(([outcome, number]) => `${number} ${outcome}`).join(", ");
-    const named = rows.length > 5 ? rows.filter((row) => !GOOD.has(row.outcome)).slice(0, 5) : rows;
-    const more = named.length < rows.length ? [`${total}.`] : [];
-    const said = [...more, ...(message.remarks ?? []), ...named.map((row) => `${row.id}: ${row.outcome}${row.seconds === null ? "" : ` in ${row.seconds.toFixed(3)} s`}${row.reason ? `, ${row.reason}` : ""}.`)];
-    if (said.length) this.status.textContent = said.map(visible).join(" ");
-    if (ask) this.end(ask);
-    else this.draw(); // it was taken back too late
-  }
-
-  // -- is the kernel there, is somebody looking -------------------------------------------------------------------
-
-  // The event does not say which way it went: it is gone until it answers.
-  lost() {
-    this.gone(GONE);
-    this.send({ kind: "here" });
-  }
-
-  found() {
-    this.asked = null;
-    if (this.alive) return;
-    this.alive = true;
-    this.asking = new Set();
-    this.refreshButton.disabled = this.liveBox.disabled = false;
-    this.draw();
-    this.count();
-  }
-
-  gone(why) {
-    if (!this.alive && this.whyNot === why) return;
-    this.alive = false;
-    this.whyNot = why;
-    for (const ask of [...this.asks.values()]) {
-      const sent = ask.state === "sent" || ask.state === "answered";
-      this.note(ask, sent ? "? unconfirmed" : "○ not sent", sent ? `It may have been sent. ${why}` : why);
-      this.end(ask);
-    }
-    this.refreshButton.disabled = this.liveBox.disabled = true;
-    this.draw();
-    this.count();
-    this.say();
-  }
-
-  watch() {
-    const tell = () => {
-      const seen = this.inView !== false && document.visibilityState === "visible";
-      if (seen !== this.watched || seen) this.send({ kind: "watching", seen });
-      this.watched = seen;
-      this.told = performance.now();
-    };
-    this.tell = tell;
-    this.watcher = new IntersectionObserver((entries) => {
-      this.inView = entries[entries.length - 1].isIntersecting;
-      if (this.model.get("live") && this.inView !== this.watched) tell();
-    });
-    this.watcher.observe(this.root);
-    this.sizes = new ResizeObserver(() => this.fit());
-    this.sizes.observe(this.root);
-  }
-
   tick() {
-    const now = performance.now();
-    for (const ask of [...this.asks.values()]) {
-      if (ask.state === "asked back" && now >= ask.until) this.expire(ask);
-      else this.drawAsk(ask);
-    }
-    if (this.model.get("live") && now - (this.told ?? 0) >= WATCHING) this.tell();
+    this.kills.tick();
+    this.kernel.tick();
     this.say();
   }
 
@@ -1008,7 +641,7 @@ class Table {
       const able = rows.some((row) => this.reason(row, query) === "");
       button.textContent = chosen.length ? `${text} (${chosen.length})` : text;
       let reason = "";
-      if (!this.alive) reason = this.whyNot;
+      if (!this.kernel.alive) reason = GONE;
       else if (!chosen.length) reason = "Select rows first.";
       else if (!able) reason = "None of the selected sessions can be killed this way.";
       this.able(button, reason, `${text} of ${many(chosen.length, "selected session")}`);
@@ -1029,12 +662,12 @@ class Table {
     let text = age > OLD ? `${duration(age / 1000)} old` : "";
     if (this.waiting) text = "reading …";
     if (trouble) text = `⚠ ${visible(trouble)}`;
-    if (this.asked && performance.now() - this.asked > SILENT) {
+    if (this.kernel.silent) {
       text = "⚠ The kernel is not responding: it runs a cell, or it is gone. Clicks are queued.";
     }
-    if (!this.alive) text = `⚠ ${this.whyNot}`;
+    if (!this.kernel.alive) text = `⚠ ${GONE}`;
     if (this.age.textContent !== text) this.age.textContent = text;
-    this.age.classList.toggle("tidb-bad", Boolean(trouble) || !this.alive);
+    this.age.classList.toggle("tidb-bad", Boolean(trouble) || !this.kernel.alive);
     const missing = this.snapshot.total - this.rows.filter((row) => !row.ended).length;
     const lines = [...this.snapshot.footer];
     if (missing > 0) lines.unshift(`${many(missing, "row")} more on the way …`);
