@@ -23,7 +23,7 @@ from tqdm import tqdm
 from tidb_magic.playground.errors import PlaygroundError
 
 # TiDB 8.5.6 stops at start ("only supports go1.25") when it was built with any other Go. Every Go from 1.21 on
-# fetches the toolchain that it is told to use as a module.
+# fetches the toolchain as a module.
 TOOLCHAIN = "go1.25.12"
 OLDEST_GO = (1, 21)
 SOURCES = Path(__file__).with_name("go")

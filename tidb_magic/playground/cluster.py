@@ -33,7 +33,7 @@ class Playground:
     Parameters
     ----------
     name
-        The name under which another process finds it; by default one that nobody else has.
+        The name under which another process finds it; by default a unique one.
     instances, port, global_kill, compatible_kill_query, connection_ids, sem, tls, workload
         See ``python -m tidb_magic.playground start --help``.
     initialize
@@ -166,7 +166,7 @@ class Playground:
         """Stop the process where it is: it keeps its ports and connections and answers nothing (SIGSTOP)."""
         process = self._running(server)
         process.send_signal(signal.SIGSTOP)
-        while process.status() != psutil.STATUS_STOPPED:  # a process that is at work stops a moment later
+        while process.status() != psutil.STATUS_STOPPED:  # a busy process stops a moment later
             time.sleep(0.001)
 
     def resume(self, server: Server) -> None:

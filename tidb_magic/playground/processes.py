@@ -1,4 +1,4 @@
-"""Processes of a playground: started in sessions of their own, told apart from any later process with the same pid."""
+"""Processes of a playground: started in their own sessions, distinguished from later processes with the same pid."""
 
 import os
 import signal
@@ -48,7 +48,7 @@ def find(pid: int, folder: Path) -> psutil.Process | None:
             if arguments := process.cmdline():
                 return process if any(str(folder) in argument for argument in arguments) else None
             time.sleep(0.002)  # just started: its command line is empty for a moment
-    except psutil.Error:  # it is gone, or somebody else's
+    except psutil.Error:  # it is gone, or another user's
         pass
     return None
 

@@ -57,7 +57,7 @@ class Options:
             f"compatible-kill-query = {json.dumps(self.compatible_kill_query)}",
             f"enable-32bits-connection-id = {json.dumps(self.connection_ids == 32)}",
             "[tikv-client]",
-            "max-batch-size = 0",  # batched requests would pass by the store's notes of who waits for whom
+            "max-batch-size = 0",  # batched requests would bypass the store's records of lock waits
             "[performance]",
             f"stats-lease = {json.dumps(self.stats_lease)}",
             "[security]",

@@ -48,7 +48,7 @@ BOOKING = "UPDATE stock SET quantity = quantity - 1 WHERE item = 1"
 
 @dataclass(frozen=True)
 class Actor:
-    """One session of the crowd: who it is, the port of its instance and what it does, over and over."""
+    """One session of the crowd: its user, the port of its instance, and the work that it repeats."""
 
     user: str
     port: int
