@@ -9,8 +9,10 @@ from contextlib import suppress
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
+from urllib.request import urlopen
 
 import pymysql
+import pytest
 from pymysql import _auth
 from pymysql.constants import COMMAND, ER
 
@@ -138,6 +140,33 @@ class Gate(Client):
 
     def open(self) -> None:
         self.query("SELECT RELEASE_ALL_LOCKS()")
+
+
+def noted_calls(monkeypatch: pytest.MonkeyPatch, of: type, *names: str) -> list[str]:
+    """Return a list that grows by the name of each call of these methods from now on."""
+    calls: list[str] = []
+
+    def note(name: str, method: Callable[..., Any]) -> None:
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            calls.append(name)
+            return method(*args, **kwargs)
+
+        monkeypatch.setattr(of, name, noted)
+
+    for name in names:
+        note(name, getattr(of, name))
+    return calls
+
+
+def waits_for_its_reader(playground: Playground, instance: int = 0) -> bool:
+    """Return whether an instance cannot send a result because its client does not read, by its goroutines' stacks.
+
+    While the buffers between server and client are not full, the statement still runs and can be interrupted.
+    """
+    address = f"http://{playground.status_address(instance)}/debug/pprof/goroutine?debug=2"
+    with urlopen(address) as answer:
+        stacks = answer.read().decode().split("\n\n")
+    return any("[IO wait" in at and "writeChunks" in at and "poll.(*FD).Write" in at for at in stacks)
 
 
 def eventually(condition: Callable[[], Any], *, within: float = 180) -> Any:

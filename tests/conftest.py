@@ -8,14 +8,14 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from hypothesis import HealthCheck, settings
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.testing.globalipapp import start_ipython
@@ -26,9 +26,10 @@ from tests.clients import LONG, ROWS, Client, eventually, wait_for_right
 from tests.lab import launch
 from tidb_magic import Cluster
 from tidb_magic.cluster import monitor
+from tidb_magic.connection import cleanup
 from tidb_magic.connection.connection import Connection
 from tidb_magic.connection.deadline import DEADLINE
-from tidb_magic.playground import Playground
+from tidb_magic.playground import Playground, servers
 from tidb_magic.playground.build import cache_folder
 from tidb_magic.playground.records import Options
 
@@ -44,6 +45,8 @@ TESTS = Path(__file__).parent
 SHORT = 1.0  # seconds
 USUAL_LOAD = 3  # processes that run at once, for each core, while the tests run alone
 GROUPS = 3  # of the tests on the usual cluster, each of which starts one
+# Groups that take longer than others with as many tests, the longest first: they start before the others.
+LONGEST = ("fragile", "browser tests/widget/test_jupyterlab.py", "starts")
 # A test that uses one of these fixtures needs a cluster.
 CLUSTERS = ("fragile", "no_global_kill", "second_cluster", "sem", "with_tls", "analyzing", "ids64", "playground")
 
@@ -87,7 +90,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if "browser" in getattr(item, "fixturenames", ()):
             item.add_marker("browser")
             needed.insert(0, f"browser {file}")
-        if needed and not item.get_closest_marker("xdist_group"):
+        if needed and group_of(item) is None:
             if needed[0] == "playground":
                 usual.setdefault(file, []).append(item)
             else:
@@ -98,6 +101,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         sizes[smallest] += len(module)
         for item in module:
             item.add_marker(pytest.mark.xdist_group(f"playground {smallest}"))
+    items.sort(key=rank)
+
+
+def group_of(item: pytest.Item | None) -> str | None:
+    """Return the group of a test, if it has one."""
+    marker = item.get_closest_marker("xdist_group") if item is not None else None
+    return marker.args[0] if marker else None
+
+
+def rank(item: pytest.Item) -> int:
+    """Return which tests begin first: those of the longest groups, of other groups, without a group."""
+    group = group_of(item)
+    return LONGEST.index(group) if group in LONGEST else len(LONGEST) + (group is None)
 
 
 class Clusters:
@@ -123,11 +139,38 @@ class Clusters:
                 fixturedef.finish(request)  # type: ignore[arg-type]
 
 
+class Turns:
+    """Limits how many groups of tests run at once on this machine, those of other clones included."""
+
+    def __init__(self) -> None:
+        folder, most = Path(tempfile.gettempdir()), 2 * (os.cpu_count() or 1)
+        self._turns = [FileLock(folder / f"tidb_magic-tests-{os.getuid()}-{number}.lock") for number in range(most)]
+        self._taken: FileLock | None = None
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> Any:
+        group = group_of(item)
+        while group and self._taken is None:
+            for turn in self._turns:
+                with suppress(Timeout):
+                    turn.acquire(blocking=False)
+                    self._taken = turn
+                    break
+            else:
+                time.sleep(0.1)
+        result = yield
+        if self._taken is not None and group_of(nextitem) != group:
+            self._taken.release()
+            self._taken = None
+        return result
+
+
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("numprocesses", None) and config.getoption("dist") != "loadgroup":
         raise pytest.UsageError("Add --dist loadgroup to -n: the tests of a cluster run one after the other.")
     if on_a_worker(config):  # else no group orders the tests: the clusters stay until the end
         config.pluginmanager.register(Clusters())
+        config.pluginmanager.register(Turns())
 
 
 @contextmanager
@@ -172,7 +215,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         lock = os.open(Path(tempfile.gettempdir()) / f"tidb_magic-tests-{os.getuid()}.lock", os.O_CREAT | os.O_RDWR)
         fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)  # until this process ends
     if on_a_worker(session.config):
-        lost = [one.nodeid for one in session.items if one.get_closest_marker("xdist_group") and "@" not in one.nodeid]
+        lost = [one.nodeid for one in session.items if group_of(one) and "@" not in one.nodeid]
         if lost:
             raise pytest.UsageError(f"pytest-xdist does not read the groups of tests with this pytest: {lost[0]}")
     gc.collect()
@@ -181,11 +224,19 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
-    """Turn a skip into a failure: what a test needs is installed, or the test fails."""
+    """Turn a skip into a failure: what a test needs is installed, or the test fails. Name servers that do not run."""
     report = yield
     if report.skipped and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid} was skipped: {call.excinfo}"
+    if report.failed:
+        report.sections += [
+            (f"{name}: {server} is {state}", servers.last_lines(server, playground.state))
+            for name in clusters_of(item)
+            if (playground := getattr(item, "funcargs", {}).get(name))
+            for server, state in playground.status().items()
+            if state != "running"
+        ]
     return report
 
 
@@ -375,19 +426,24 @@ def every_statement(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """
     asked: list[str] = []
     own: set[str] = set()
-    run, end = Connection._run, Connection._kill
+    run, run_all, end = Connection._run, Connection._run_all, cleanup._kill
 
     def noted(self: Connection, sql: str, args: Any) -> Any:
         if sql.partition("*/ ")[2] not in own:
             asked.append(sql)
         return run(self, sql, args)
 
-    def noted_own(self: Connection, ask: Any, number: Any, seconds: float) -> str:
-        own.add(f"KILL TIDB CONNECTION {int(number)}")
-        return end(self, ask, number, seconds)
+    def noted_all(self: Connection, statements: Sequence[str]) -> Any:
+        asked.extend(statements)
+        return run_all(self, statements)
+
+    def noted_own(ask: Any, dropped: Connection, seconds: float) -> str:
+        own.add(f"KILL TIDB CONNECTION {int(dropped.id or 0)}")
+        return end(ask, dropped, seconds)
 
     monkeypatch.setattr(Connection, "_run", noted)
-    monkeypatch.setattr(Connection, "_kill", noted_own)
+    monkeypatch.setattr(Connection, "_run_all", noted_all)
+    monkeypatch.setattr(cleanup, "_kill", noted_own)
     return asked
 
 
@@ -421,11 +477,11 @@ def users(playground: Playground) -> dict[str, str]:
 def running() -> Any:
     """Return a function that waits until the cluster's list shows a statement of this client.
 
-    The statement is then older than several looks at it take, and on a busy machine 2 s old if it need not be `young`:
-    only then its TIME, in whole seconds, can prove that it is the one of a list.
+    With `aged` it waits until the statement is older than several looks at it take, and on a busy machine 2 s old. A
+    kill by a row of a list needs that: TIME, in whole seconds, must prove that the statement is the one of the list.
     """
 
-    def wait(client: Client, *, young: bool = False) -> Client:
+    def wait(client: Client, *, aged: bool = False) -> Client:
         took = 0.0
 
         def listed() -> bool:
@@ -434,14 +490,15 @@ def running() -> Any:
             found = root.query(
                 "SELECT 1 FROM INFORMATION_SCHEMA.CLUSTER_PROCESSLIST"
                 f" WHERE ID = {client.id} AND INSTANCE = '{client.instance}' AND INFO IS NOT NULL"
-                f" AND TIME >= {2 if busy() > 1 and not young else 0}"
+                f" AND TIME >= {2 if busy() > 1 and aged else 0}"
             )
             took = time.monotonic() - began
             return bool(found)
 
         with Client(client.playground) as root:
             eventually(listed)
-        time.sleep(min(5 * took, 0.5) if young else 5 * took)
+        if aged:
+            time.sleep(5 * took)
         return client
 
     return wait

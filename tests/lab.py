@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -14,7 +13,10 @@ from typing import Any, Self
 from urllib.request import urlopen
 
 import nbformat
+import psutil
 from playwright.sync_api import Browser, Locator, Page, Playwright, expect
+
+from tidb_magic.playground import processes
 
 # As root it needs no sandbox; nothing is looked for in the network.
 ARGUMENTS = [
@@ -112,12 +114,11 @@ class Lab:
         raise RuntimeError((self.folder / "lab.log").read_text()[-2000:])
 
     def __exit__(self, *_: object) -> None:
-        self._server.send_signal(signal.SIGTERM)
-        try:
-            self._server.wait(20)
-        except subprocess.TimeoutExpired:
-            self._server.kill()
-            self._server.wait()
+        """End the server and its kernels with SIGKILL: after SIGTERM the server runs on for more than 20 s."""
+        with suppress(psutil.NoSuchProcess):
+            server = psutil.Process(self._server.pid)
+            processes.end([server, *server.children(recursive=True)])
+        self._server.wait()
 
     def write(self, name: str, *cells: str, kernel: str = "python3") -> None:
         book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])

@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -120,3 +121,19 @@ def test_without_the_extra_the_playground_says_what_to_install() -> None:
     code = "import sys; sys.modules['filelock'] = None; import tidb_magic.playground"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "The playground needs filelock. Install it with: pip install 'tidb_magic[playground]'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "{name} did not respond. {error}",  # Python
+        "it runs DDL, whose job a KILL does not end: {how}",
+        "None of the selected sessions can be killed this way.",  # JavaScript
+        "This list is out of date: refresh it first.",
+    ],
+)
+def test_the_page_of_messages_has_those_of_the_code(message: str) -> None:
+    hook = runpy.run_path(str(ROOT / "docs" / "messages.py"))
+    page = hook["on_page_markdown"](PAGES["docs/reference/messages.md"])
+    assert f"- `{message}`" in page.splitlines()
+    assert "SELECT" not in page

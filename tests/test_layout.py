@@ -5,16 +5,17 @@ import re
 from itertools import pairwise
 from pathlib import Path
 
+from tidb_magic.sessions.filters import FilterOptions
+
 PACKAGE = Path(__file__).parent.parent / "tidb_magic"
 MODULES = [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"]
 
 SQL = re.compile(r"\b(SELECT|SHOW|SET|WITH|FROM|WHERE|EXPLAIN|INSERT|UPDATE|DELETE|KILL TIDB|INFORMATION_SCHEMA)\b")
 SQL_IN_PYTHON = {
-    "connection/connection": ["SELECT CONNECTION_ID()", "KILL TIDB CONNECTION "],  # its own id; the end of a statement
+    "connection/cleanup": ["SELECT CONNECTION_ID()", "KILL TIDB CONNECTION "],  # its own id; the end of a statement
     "connection/driver": ["SHOW WARNINGS"],
     "kill/locate": ["a driver's thread id is the proxy's own number; SELECT CONNECTION_ID() gives TiDB's"],  # advice
     "kill/parser": ["KILL TIDB CONNECTION_ID()", "KILL TIDB "],  # what is sent is made of what was parsed
-    "kill/instance_worker": ["ADMIN SHOW DDL JOBS, then ADMIN CANCEL DDL JOBS"],  # advice, as in checks
     "sessions/lookup": ["INFORMATION_SCHEMA.CLUSTER_PROCESSLIST", "INFORMATION_SCHEMA.PROCESSLIST"],  # names of tables
     "kill/checks": [
         "it runs IMPORT INTO, whose job a KILL may leave behind: SHOW IMPORT JOBS, then CANCEL IMPORT JOB",
@@ -22,7 +23,7 @@ SQL_IN_PYTHON = {
             "it is internal work of TiDB itself, as auto analyze is:"
             " SHOW ANALYZE STATUS, and SET GLOBAL tidb_enable_auto_analyze = OFF starts no more"
         ),
-        "it runs DDL, whose job a KILL does not end: ADMIN SHOW DDL JOBS, then ADMIN CANCEL DDL JOBS",
+        "ADMIN SHOW DDL JOBS, then ADMIN CANCEL DDL JOBS",
     ],
 }
 
@@ -40,6 +41,16 @@ def test_every_statement_that_is_used_stands_in_queries_and_each_is_used() -> No
     files = {path.stem for path in (PACKAGE / "queries").glob("*.sql")}
     assert set(re.findall(r"""\b(?:query|statement)\(\s*["'](\w+)["']""", product)) <= files
     assert {name for name in files if not re.search(rf"""["']{name}["']""", product)} == set()
+
+
+def test_every_fragment_is_used_and_no_statement_has_a_part_of_that_name() -> None:
+    lines = (PACKAGE / "queries" / "fragments.sql").read_text().splitlines()
+    fragments = {line.partition(": ")[0] for line in lines if not line.startswith("--")}
+    statements = "\n".join(path.read_text() for path in (PACKAGE / "queries").glob("*.sql"))
+    product = "\n".join(path.read_text() for path in MODULES)
+    used = set(re.findall(r"\{(\w+)\}", statements)) | set(re.findall(r"""["'](\w+)["']""", product))
+    assert fragments <= used | {f"filter_{name}" for name in FilterOptions.__annotations__}
+    assert fragments & set(re.findall(r"\b(\w+)=", product)) == set()
 
 
 def name_of(path: Path) -> str:

@@ -12,8 +12,8 @@ from tests.clients import Client
 from tidb_magic import Cluster
 from tidb_magic.errors import CopyError
 from tidb_magic.playground import Playground
+from tidb_magic.widget.settings import TableSettings
 from tidb_magic.widget.table import SessionTable
-from tidb_magic.widget.table import Settings as TableSettings
 
 FORKED = """
 import os, sys, threading, time, warnings

@@ -12,11 +12,12 @@ import pytest
 from mysql_mimic import MysqlServer
 
 import tidb_magic
-from tests.clients import Client, eventually
+from tests.clients import Client, eventually, noted_calls
 from tidb_magic import ConnectionId
 from tidb_magic.cluster import pool
+from tidb_magic.connection import cleanup
 from tidb_magic.connection.connection import CONNECT_TIMEOUT, Connection
-from tidb_magic.connection.driver import Deadline, Driver
+from tidb_magic.connection.driver import Driver, Timeout
 from tidb_magic.connection.row_reader import Result
 from tidb_magic.connection.settings import parse_url
 from tidb_magic.errors import (
@@ -76,14 +77,24 @@ def left_running(playground: Playground, connection: Connection) -> object:
 def test_a_server_that_was_built_without_a_version_has_an_unknown_one(
     playground: Playground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = Connection._run
+    run, release = Connection._run_all, "'Release Version: None\nEdition: Community'"
 
-    def without(self: Connection, sql: str, args: Any) -> Result:
-        return run(self, sql.replace("TIDB_VERSION()", "'Release Version: None\nEdition: Community'"), args)
+    def without(self: Connection, statements: list[str]) -> Any:
+        return run(self, [sql.replace("TIDB_VERSION()", release) for sql in statements])
 
-    monkeypatch.setattr(Connection, "_run", without)
+    monkeypatch.setattr(Connection, "_run_all", without)
     with tidb_magic.connect(playground.url(0)) as cluster:
         assert ": TiDB unknown version, 3 instances" in repr(cluster)
+
+
+def test_after_the_login_a_cluster_is_known_in_two_round_trips(
+    playground: Playground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The session variables with what the server says of itself and of this user; the instances, which PD knows."""
+    send, read = "_execute_command", "_read_query_result"
+    done = noted_calls(monkeypatch, Driver, send, read)
+    with tidb_magic.connect(playground.url(0)):
+        assert done == [*[send] * 5, *[read] * 5, send, read]
 
 
 def test_its_id_is_what_the_server_says(ids64: Playground) -> None:
@@ -125,7 +136,7 @@ def test_a_server_that_accepts_and_never_greets_is_given_up(monkeypatch: pytest.
 
 
 def test_where_the_drivers_own_limit_comes_first_the_words_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Deadline, "__enter__", lambda deadline: deadline)
+    monkeypatch.setattr(Timeout, "__enter__", lambda timeout: timeout)
     monkeypatch.setattr(pool, "CONNECT_TIMEOUT", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(ConnectError, match="sent no greeting"):
         tidb_magic.connect(f"mysql://root@127.0.0.1:{silent.getsockname()[1]}")
@@ -197,7 +208,7 @@ def test_a_second_ctrl_c_does_not_say_that_all_is_ended(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Connection, "_run", interrupt)
-    monkeypatch.setattr(Connection, "_end_statement", interrupt)
+    monkeypatch.setattr(cleanup, "_end_through_new", interrupt)
     with pytest.raises(Interrupted, match=rf"^Our statement on connection {connection.id} may still run"):
         connection.query(FOREVER, deadline=60)
 

@@ -3,7 +3,10 @@
 import threading
 import time
 
+import pytest
+
 from tests.clients import eventually
+from tidb_magic.connection import deadline
 from tidb_magic.connection.deadline import Watchdog
 
 
@@ -43,6 +46,14 @@ def test_at_rest_there_is_no_thread_and_a_watch_starts_one_again() -> None:
     assert dog._thread.is_alive()
     dog.forget(watch)
     dog.rest()
+
+
+def test_to_end_the_thread_does_not_wait_until_it_would_end_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deadline, "_IDLE", 20.0)
+    dog, began = Watchdog(), time.monotonic()
+    dog.forget(dog.watch(3_600, lambda: None))
+    dog.rest()
+    assert time.monotonic() - began < 20
 
 
 def test_many_share_a_thread_that_ends_when_nobody_waits() -> None:

@@ -12,11 +12,13 @@ import pymysql
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pymysql.constants import ER
 
-from tests.clients import Client
+from tests.clients import Client, noted_calls
 from tidb_magic import Cluster
 from tidb_magic.connection.connection import Connection
 from tidb_magic.connection.driver import Driver, open_driver
+from tidb_magic.connection.row_reader import Result
 from tidb_magic.connection.settings import Secret, Settings, parse_url
 from tidb_magic.errors import ConnectError, DeadlineError
 from tidb_magic.playground import Playground
@@ -50,13 +52,20 @@ def test_rows_are_what_pymysql_reads(pair: tuple[Any, Any], rows: list[tuple[obj
 def test_the_internals_of_pymysql_that_are_used_are_there(pair: tuple[Any, Any]) -> None:
     """They are no public interface: pyproject.toml has an upper bound, which rises with this test."""
     theirs, _ = pair
-    overridden = {"_create_ssl_ctx", "_get_server_information", "_process_auth", "_read_query_result"}
+    overridden = {
+        "_create_ssl_ctx",
+        "_get_server_information",
+        "_process_auth",
+        "_read_query_result",
+        "set_character_set",
+    }
     assert {
         name for name in vars(Driver) if name[1] != "_" and name in dir(pymysql.connections.Connection)
     } == overridden
     assert "_read_rowdata_packet" in vars(pymysql.connections.MySQLResult)
     used = {"_auth_plugin_name", "_next_seq_id", "_read_timeout", "_result", "_rfile", "_sock", "_write_timeout"}
     assert used <= vars(theirs).keys()
+    assert callable(theirs._execute_command)
     assert callable(theirs._force_close)
 
 
@@ -67,6 +76,23 @@ def test_a_text_of_any_length_arrives_whole(pair: tuple[Any, Any], length: int) 
     ((text, after),) = ours.ask(f"SELECT REPEAT('x', {length}), 5").rows
     assert (len(text), set(text) <= {"x"}, after) == (length, True, 5)
     assert ours.ask("SELECT 1").rows == ((1,),)
+
+
+def test_statements_that_are_asked_together_are_sent_before_an_answer_is_read_and_one_may_fail(
+    playground: Playground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = open_driver(parse_url(playground.url(0)), 10)
+    done = noted_calls(monkeypatch, Driver, "_execute_command", "_read_query_result")
+    first, second, third = driver.ask_all(["SELECT 1", "SELECT nothing", f"SELECT REPEAT('x', {2**24})"])
+    assert done == ["_execute_command"] * 3 + ["_read_query_result"] * 3
+    assert isinstance(first, Result)
+    assert first.rows == ((1,),)
+    assert isinstance(second, pymysql.Error)
+    assert second.args[0] == ER.BAD_FIELD_ERROR
+    assert isinstance(third, Result)
+    assert len(third.rows[0][0]) == 2**24
+    assert driver.ask("SELECT 2").rows == ((2,),)
+    driver.close()
 
 
 def test_an_error_after_the_first_rows_is_an_error_and_the_connection_stays(playground: Playground) -> None:

@@ -163,14 +163,12 @@ def test_where_the_error_names_no_variable_each_is_tried_by_itself(
     playground: Playground, every_statement: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in security-enhanced mode, where some need a right."""
-    run = Connection._run
+    run = Connection._run_all
 
-    def refused(self: Connection, sql: str, args: Any) -> Any:
-        if "sql_mode" in sql and "SET " in sql:
-            sql = "KILL"
-        return run(self, sql, args)
+    def refused(self: Connection, statements: list[str]) -> Any:
+        return run(self, ["KILL" if "sql_mode" in sql and "SET " in sql else sql for sql in statements])
 
-    monkeypatch.setattr(Connection, "_run", refused)
+    monkeypatch.setattr(Connection, "_run_all", refused)
     monkeypatch.setattr(connection, "_NOT_TAKEN", {})
     first, second = (Connection(parse_url(playground.url(0))) for _ in range(2))
     for one in (first, second):

@@ -71,7 +71,7 @@ def ring(home: Path) -> Iterator[Keyring]:
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What a person was asked; nobody answers."""
     prompts: list[str] = []
-    monkeypatch.setattr("tidb_magic.api._somebody_is_there", lambda: prompts.append("asked"))
+    monkeypatch.setattr("tidb_magic.connection.prompt._can_prompt", lambda: prompts.append("asked"))
     return prompts
 
 
@@ -442,7 +442,7 @@ def test_an_engine_that_cannot_connect_says_why_in_a_line(playground: Playground
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (f"password={PLANTED}\n[client]", "is no MySQL option file (MissingSectionHeaderError)."),
+        (f"password={PLANTED}\n[client]", "is not a MySQL option file (MissingSectionHeaderError)."),
         ("[mysqld]\nport=1\n", "has neither a group [client] nor [tidb_magic]; it has: mysqld."),
         (f"[client]\nport=x\npassword={PLANTED}", "the port is a number from 0 to 65535, not 'x'."),
         (f"[client]\nsocket=/tmp/x\npassword={PLANTED}", "names a socket and no host"),
@@ -474,7 +474,7 @@ def test_an_option_file_or_a_group_that_is_not_there_is_named(home: Path) -> Non
         ("[other]\nhost=db\n", "has no section [prod]; it has: other."),
         (f"[prod]\ndrivername=mysql\npassword={PLANTED}%oops", "cannot be read (Interpolation"),
         (f"[prod]\ndrivername=postgresql\npassword={PLANTED}", "is for postgresql, not for MySQL or TiDB."),
-        (f"[prod]\ndrivername=mysql\nhost=db\npassword={PLANTED}\nquery=[1", "is no dictionary."),
+        (f"[prod]\ndrivername=mysql\nhost=db\npassword={PLANTED}\nquery=[1", "is not a dictionary."),
         (f"[prod]\ndrivername=mysql\nport=x\npassword={PLANTED}", "the port is a number from 0 to 65535"),
     ],
 )

@@ -154,10 +154,10 @@ def test_where_nothing_is_verified_no_list_of_cas_is_read(
 
 def test_a_wrong_ca_is_one_line(with_tls: Playground, files: dict[str, str]) -> None:
     url = with_tls.url(0).partition("?")[0]
-    with pytest.raises(TlsError, match=r"does not prove who it is .*Give the CA of its certificate with") as refused:
+    with pytest.raises(TlsError, match=r"cannot be verified .*Give its CA with") as refused:
         tidb_magic.connect(url, ssl_ca=files["ca"])
     assert "\n" not in str(refused.value)
-    with pytest.raises(TlsError, match="does not prove who it is"):  # the system's list does not know it either
+    with pytest.raises(TlsError, match="cannot be verified"):  # the system's list does not know it either
         tidb_magic.connect(f"{url}?ssl_mode=REQUIRED")
 
 
@@ -171,7 +171,7 @@ def test_a_wrong_name_is_refused_unless_that_is_switched_off(
         lambda host, *args, **kwargs: resolve("127.0.0.1" if host == "db.example.com" else host, *args, **kwargs),
     )
     url = with_tls.url(0).replace("127.0.0.1", "db.example.com")
-    with pytest.raises(TlsError, match=r"does not prove who it is .*mismatch"):
+    with pytest.raises(TlsError, match=r"cannot be verified .*mismatch"):
         tidb_magic.connect(url)
     with tidb_magic.connect(f"{url}&ssl_verify_identity=false") as cluster:
         assert "TLS not verified" in repr(cluster)

@@ -23,8 +23,10 @@ from tidb_magic.kill.checks import (
     alternative,
     check,
     is_ddl,
+    next_step,
     unverified,
     verify,
+    with_job,
 )
 from tidb_magic.kill.model import ExpectedSession, Target, changed, replaced, same_statement, same_text, until_provable
 from tidb_magic.playground import Playground
@@ -201,7 +203,9 @@ def test_what_ended_while_it_committed_is_not_called_rolled_back(
 ) -> None:
     """A commit under way, with the store slow, goes on without its session."""
     committing = replace(listed["holds"], transaction=replace(transaction, keys=1, state="Committing"))
-    sent = replace(judged(committing, context=replace(SCENE, force=True)), outcome=None, reason="", sent=NOW)
+    planned = judged(committing, context=replace(SCENE, force=True))
+    assert f"; its transaction is committing: whether that succeeds is not known; {LOCKS_STAY};" in planned.reason
+    sent = replace(planned, outcome=None, reason="", sent=NOW)
     ended = verify(sent, a_look(at=NOW + 1), ABLE)
     assert (ended.outcome, ended.reason) == (
         Outcome.KILLED,
@@ -672,6 +676,36 @@ def test_what_is_better_than_a_kill_is_named_and_force_sends_it_all_the_same(nam
 def test_no_other_work_needs_force(state: str) -> None:
     for info in ("IMPORT", "IMPORTS INTO t", "SELECT 'import into'", "INSERT INTO t VALUES (1)", "LOAD DATA", "COMMIT"):
         assert alternative(session(info=info, transaction=Transaction(state=state, keys=3, size=100))) is None
+
+
+DDL_JOB = "it runs DDL, whose job a KILL does not end: ADMIN"
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        (
+            judged(session(info="ALTER TABLE t ADD i INT")),
+            f"{DDL_JOB} CANCEL DDL JOBS 42; --force sends the KILL anyway",
+        ),
+        (kill(7).ended(Outcome.REFUSED, "no right"), "no right"),
+        (kill(7).ended(Outcome.KILLED), "its DDL job 42 is running"),
+        (kill(7).ended(Outcome.STILL_RUNNING, "sent"), "sent; its DDL job 42 is running"),
+    ],
+)
+def test_the_ddl_job_is_named_where_a_kill_was_refused_for_it_or_sent(target: Target, reason: str) -> None:
+    assert with_job(target, 42, "running") == replace(target, reason=reason)
+
+
+def test_without_a_known_ddl_job_it_is_said_how_to_find_it() -> None:
+    refused = judged(session(info="ALTER TABLE t ADD i INT"))
+    assert refused.reason.startswith(f"{DDL_JOB} SHOW DDL JOBS, then ADMIN CANCEL DDL JOBS; ")
+
+
+@pytest.mark.parametrize("text", ["select Benchmark(9, 1)", "SELECT get_lock ('a', 9)", "SELECT SLEEP\n(9) FROM t"])
+def test_a_function_that_tidb_does_not_interrupt_is_named_however_it_is_written(text: str) -> None:
+    assert next_step(session(info=text), query=True).startswith("TiDB does not interrupt ")
+    assert next_step(session(info="SELECT benchmarks (1)"), query=True).startswith("if its client does not read")
 
 
 # -- who is not there ------------------------------------------------------------------------------------------

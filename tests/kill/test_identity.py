@@ -51,12 +51,12 @@ def test_a_statement_that_is_still_the_one_in_the_list_is_killed_by_its_row(
 ) -> None:
     """Also one that the list saw at TIME 0: within a second the clock proves it."""
     with Client(playground, instance) as client:
-        running(client.start(LONG_SELECT.format("by its row")), young=True)
+        running(client.start(LONG_SELECT.format("by its row")))
         listed = row_of(cluster, client)
         while listed["TIME"].iloc[0] > 0:  # the machine is busy
             cluster.kill([client.id], query=True)
             client.result()
-            running(client.start(LONG_SELECT.format("by its row")), young=True)
+            running(client.start(LONG_SELECT.format("by its row")))
             listed = row_of(cluster, client)
         assert only(cluster.kill(listed, query=query))["OUTCOME"] == ("interrupted" if query else "killed")
         assert client.error_code() == (INTERRUPTED if query else LOST)
@@ -147,8 +147,8 @@ def test_another_statement_another_transaction_and_work_after_idling_are_changed
     with ExitStack() as stack:
         other, ended, transaction, idle = (stack.enter_context(Client(playground, i)) for i in (0, 1, 1, 2))
         gate = stack.enter_context(Gate(playground))
-        running(other.start(gate.statement("first", 1)))
-        running(ended.start(gate.statement("only", 2)))
+        running(other.start(gate.statement("first", 1)), aged=True)
+        running(ended.start(gate.statement("only", 2)), aged=True)
         transaction.query("BEGIN")
         transaction.query("SELECT COUNT(*) FROM test.numbers")
         at_rest = f"ID = {transaction.id} AND INFO IS NULL"  # the server shows a statement a moment longer
@@ -159,11 +159,11 @@ def test_another_statement_another_transaction_and_work_after_idling_are_changed
         gate.open()
         other.result()
         ended.result()
-        running(other.start(LONG_SELECT.format("second")))
+        running(other.start(LONG_SELECT.format("second")), aged=True)
         transaction.query("COMMIT")
         transaction.query("BEGIN")
         transaction.query("SELECT COUNT(*) FROM test.numbers")
-        running(idle.start(LONG_SELECT.format("work")))
+        running(idle.start(LONG_SELECT.format("work")), aged=True)
         report = cluster.kill(rows).set_index("ID")
         assert set(report["OUTCOME"]) == {"changed"}
         assert {number: report["REASON"][number] for number in report.index} == {
@@ -196,7 +196,7 @@ def test_an_old_list_is_read_once_more_before_anything_is_sent(
 ) -> None:
     """A pickled list has no clock of this process: what runs now must have its text, and stay."""
     with Client(playground, 1) as client:
-        running(client.start(LONG_SELECT.format("old")))
+        running(client.start(LONG_SELECT.format("old")), aged=True)
         old = pickle.loads(pickle.dumps(row_of(cluster, client)))
         assert old.origin.requested is None
         del every_statement[:]
@@ -204,7 +204,7 @@ def test_an_old_list_is_read_once_more_before_anything_is_sent(
         assert [sql for sql in every_statement if "PROCESSLIST" in sql and "KILL" not in sql][1:]
         client.result()
         del every_statement[:]
-        running(client.start(LONG_SELECT.format("new")))
+        running(client.start(LONG_SELECT.format("new")), aged=True)
         assert only(cluster.kill(old, query=True))["OUTCOME"] == "changed"
         assert kills(every_statement) == []
         cluster.kill([client.id])
@@ -217,13 +217,13 @@ def test_what_was_seen_counts_also_where_columns_are_left_out(
     playground: Playground, cluster: Cluster, running: Any, every_statement: list[str], columns: list[str]
 ) -> None:
     with Client(playground, 1) as ran, Client(playground, 2) as idle, Gate(playground) as gate:
-        running(ran.start(gate.statement("seen")))
+        running(ran.start(gate.statement("seen")), aged=True)
         rows = pd.concat([row_of(cluster, ran), row_of(cluster, idle)])[columns]
         gate.open()
         ran.result()
         if "INFO" in columns:
-            running(ran.start(LONG_SELECT.format("another")))
-        running(idle.start(LONG_SELECT.format("at work")))
+            running(ran.start(LONG_SELECT.format("another")), aged=True)
+        running(idle.start(LONG_SELECT.format("at work")), aged=True)
         assert list(cluster.kill(rows)["OUTCOME"]) == ["changed"] * 2
         assert kills(every_statement) == []
         cluster.kill([ran.id, idle.id])
@@ -242,7 +242,7 @@ def test_a_statement_is_killed_by_its_row_though_every_other_look_is_slow(
         return answer
 
     with Client(playground, 1) as client:
-        running(client.start(LONG_SELECT.format("slow looks")))
+        running(client.start(LONG_SELECT.format("slow looks")), aged=True)
         time.sleep(0.5)  # its age
         listed = row_of(cluster, client)
         monkeypatch.setattr(Connection, "_run", delayed)
@@ -253,7 +253,7 @@ def test_the_rows_of_a_plan_are_killed_as_they_were_planned(
     playground: Playground, cluster: Cluster, running: Any
 ) -> None:
     with Client(playground, 1) as client:
-        running(client.start(LONG_SELECT.format("planned")))
+        running(client.start(LONG_SELECT.format("planned")), aged=True)
         planned = cluster.plan([client.id], query=True)
         row = only(cluster.kill(planned))
         assert (row["ACTION"], row["OUTCOME"]) == ("QUERY", "interrupted")
@@ -331,7 +331,7 @@ def test_a_kill_by_filter_ends_what_matches_and_nothing_else(
         idle = stack.enter_context(Client(playground, 1, "joe", password=users["joe"]))
         others = [stack.enter_context(Client(playground, i)) for i in range(3)]
         for client in (*theirs, *others):
-            running(client.start(LONG_SELECT.format("filtered")))
+            running(client.start(LONG_SELECT.format("filtered")), aged=True)
         planned = cluster.plan(user="joe", match="filtered")
         assert list(planned["OUTCOME"]) == ["planned"] * 3
         assert "1 idle session would match" not in " ".join(planned.remarks)  # it runs nothing that could match
@@ -358,9 +358,9 @@ def test_sessions_that_moved_on_since_the_list_are_not_sent_a_kill_by_filter(
         staying = [stack.enter_context(Client(playground, i)) for i in range(3)]
         gate = stack.enter_context(Gate(playground))
         for at, client in enumerate(moving):
-            running(client.start(gate.statement("a batch", at)))
+            running(client.start(gate.statement("a batch", at)), aged=True)
         for client in staying:
-            running(client.start(LONG_SELECT.format("a batch")))
+            running(client.start(LONG_SELECT.format("a batch")), aged=True)
         find_route = vars(instance_worker)["find_route"]
 
         def move_on(*args: Any, **kwargs: Any) -> Any:
@@ -370,7 +370,7 @@ def test_sessions_that_moved_on_since_the_list_are_not_sent_a_kill_by_filter(
                     for client in moving:
                         client.result()
                     begun.append(moving[0].start(LONG_SELECT.format("other work")))
-                    running(moving[0])
+                    running(moving[0], aged=True)
             return find_route(*args, **kwargs)
 
         begun: list[Client] = []
@@ -472,11 +472,11 @@ def test_a_column_that_is_not_id_and_a_row_by_itself_are_no_ids(cluster: Cluster
 
 def test_an_option_that_there_is_not_is_named(cluster: Cluster) -> None:
     with pytest.raises(TypeError, match=r"There is no option dry_run\. cluster\.plan\(\.\.\.\) sends nothing"):
-        cluster.kill([5], dry_run=True)
+        cluster.kill([5], dry_run=True)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="There is no option usr"):
-        cluster.plan(usr="batch")
+        cluster.plan(usr="batch")  # type: ignore[call-arg]
     with pytest.raises(OptionError, match="idle is True or False"):
-        cluster.plan(user="app", idle="no")
+        cluster.plan(user="app", idle="no")  # type: ignore[arg-type]
 
 
 def test_the_report_names_the_cluster(cluster: Cluster) -> None:

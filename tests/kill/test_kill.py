@@ -11,7 +11,15 @@ import pytest
 from pymysql.constants import COMMAND
 
 import tidb_magic
-from tests.clients import LONG, LONG_SELECT, Client, eventually, statements, wait_for_right
+from tests.clients import (
+    LONG,
+    LONG_SELECT,
+    Client,
+    eventually,
+    statements,
+    wait_for_right,
+    waits_for_its_reader,
+)
 from tidb_magic import Cluster
 from tidb_magic.connection.driver import Driver
 from tidb_magic.display.frame import TEXT
@@ -386,12 +394,12 @@ def test_what_does_not_end_in_time_is_still_running(
 
 
 def test_a_result_that_its_client_does_not_read_is_still_running_and_the_step_that_is_named_ends_it(
-    playground: Playground, cluster: Cluster, running: Any
+    playground: Playground, cluster: Cluster
 ) -> None:
     with Client(playground, 1) as client:
         asked = b"SELECT REPEAT('x', 1000) FROM test.numbers a, test.numbers b"
         client._driver._execute_command(COMMAND.COM_QUERY, asked)  # and reads nothing
-        running(client)
+        eventually(lambda: waits_for_its_reader(playground, 1))
         row = only(cluster.kill([client.id], query=True, timeout=1))
         assert row["OUTCOME"] == "still running"
         said, _, typed = row["REASON"].rpartition(": ")
@@ -404,7 +412,7 @@ def test_benchmark_is_not_interrupted_and_the_report_says_so(
     playground: Playground, cluster: Cluster, running: Any
 ) -> None:
     with Client(playground, 1) as client, Client(playground, 1) as watch:
-        running(client.start("SELECT BENCHMARK(10000000, MD5('x'))"))
+        running(client.start("SELECT BENCHMARK(6000000, MD5('x'))"))
         for query in (True, False):
             row = only(cluster.kill([client.id], query=query, timeout=0.5))
             assert row["OUTCOME"] == "still running"
@@ -413,6 +421,16 @@ def test_benchmark_is_not_interrupted_and_the_report_says_so(
             )
         gone = f"SELECT 1 FROM INFORMATION_SCHEMA.PROCESSLIST WHERE ID = {client.id}"
         eventually(lambda: not watch.query(gone))  # by itself, and the session with it
+
+
+def test_sleep_is_not_interrupted_for_rows_that_no_table_stores_and_the_report_says_so(
+    playground: Playground, cluster: Cluster, running: Any
+) -> None:
+    with Client(playground, 1) as client:
+        running(client.start("SELECT SLEEP(0.005) FROM INFORMATION_SCHEMA.COLUMNS"))
+        row = only(cluster.kill([client.id], query=True, timeout=0.5))
+        assert row["OUTCOME"] == "still running"
+        assert "TiDB does not interrupt SLEEP() for rows that no table stores: it ends by itself" in row["REASON"]
 
 
 @pytest.mark.parametrize("query", [True, False])

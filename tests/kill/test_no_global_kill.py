@@ -93,7 +93,7 @@ def test_a_list_verifies_where_the_connection_is_that_read_it(
 ) -> None:
     """A kill on that instance needs no other list of the cluster."""
     with Client(no_global_kill, 0) as client:
-        running(client.start(LONG_SELECT.format("meant")))
+        running(client.start(LONG_SELECT.format("meant")), aged=True)
         listed = row_of(cluster, client)
         every_statement.clear()
         assert only(cluster.kill(listed, query=True))["OUTCOME"] == "interrupted"
@@ -223,6 +223,27 @@ def test_a_proof_that_is_not_to_be_had_is_refused(
         assert row["OUTCOME"] == "refused"
         assert "the cluster's list has that one nowhere" in row["REASON"]
         assert kills(every_statement) == []
+
+
+def test_the_proof_of_an_owner_that_took_long_to_reach_has_the_whole_deadline(
+    no_global_kill: Playground, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect, prove, left = routing._connect, routing._prove, list[float]()
+
+    def slowly(pool: Any, location: Any, within: float) -> Connection:
+        connection = connect(pool, location, within)
+        time.sleep(min(within, 0.5))  # as on a machine that does other work
+        return connection
+
+    def noted(pool: Any, connection: Connection, location: Any, within: float) -> None:
+        left.append(within)
+        prove(pool, connection, location, within)
+
+    monkeypatch.setattr(routing, "_connect", slowly)
+    monkeypatch.setattr(routing, "_prove", noted)
+    with Client(no_global_kill, 1) as client:
+        assert only(cluster.kill(row_of_namesake(cluster, client), deadline=0.5))["OUTCOME"] == "killed"
+    assert left[0] > 0.4
 
 
 @pytest.mark.parametrize("lost", ["owner", "main"])

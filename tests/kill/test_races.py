@@ -15,7 +15,7 @@ from tidb_magic.connection.connection import Connection
 from tidb_magic.connection.driver import Driver
 from tidb_magic.connection.own_sessions import Own
 from tidb_magic.kill import instance_worker
-from tidb_magic.kill.context import Known
+from tidb_magic.kill.context import ContextReader
 from tidb_magic.kill.routing import Route
 from tidb_magic.playground import Playground
 
@@ -48,9 +48,9 @@ def test_whatever_takes_time_comes_before_the_look_that_decides(
             innocent.append(client.start(LONG_SELECT.format("innocent")))
             running(client)
 
-    ask, append = Known.ask, tidb_magic.api.Audit._append  # type: ignore[attr-defined]
+    ask, append = ContextReader.read, tidb_magic.api.Audit._append  # type: ignore[attr-defined]
 
-    def slow_ask(self: Known, *args: Any, **kwargs: Any) -> bool:
+    def slow_ask(self: ContextReader, *args: Any, **kwargs: Any) -> bool:
         begin_another()
         ask(self, *args, **kwargs)
         asked.append(1)
@@ -63,14 +63,14 @@ def test_whatever_takes_time_comes_before_the_look_that_decides(
 
     asked: list[int] = []
     with Client(playground, 1) as client, Gate(playground) as gate:
-        running(client.start(gate.statement("meant")))
+        running(client.start(gate.statement("meant")), aged=True)
         listed = row_of(cluster, client)
         if what == "audit":
             cluster.audit_file = str(tmp_path / "audit.jsonl")
             monkeypatch.setattr("tidb_magic.kill.audit.Audit._append", slow_append)
             report = cluster.kill(match="/. meant", user="root", query=True)
         else:
-            monkeypatch.setattr(Known, "ask", slow_ask)
+            monkeypatch.setattr(ContextReader, "read", slow_ask)
             report = cluster.kill(listed, query=True)
         assert only(report)["OUTCOME"] == "changed"
         assert kills(every_statement) == []

@@ -15,6 +15,9 @@ from tests.clients import LONG, OTHER_WORK, Client, eventually, wait_for_right
 from tests.kill.test_identity import kills, row_of
 from tests.kill.test_kill import only
 from tidb_magic import Cluster
+from tidb_magic.connection.cleanup import end_statement
+from tidb_magic.connection.connection import Connection
+from tidb_magic.errors import DeadlineError
 from tidb_magic.playground import Playground
 
 # -- rights ----------------------------------------------------------------------------------------------------
@@ -275,7 +278,7 @@ def test_a_statement_that_is_committing_is_refused_and_forced_it_ends(
         holds.query("SELECT * FROM test.numbers WHERE n = 55 FOR UPDATE")
         # Else the first phase is the commit, and TiDB ends a session that a KILL meets there: its result is not known.
         commits.query("SET tidb_enable_1pc = OFF, tidb_enable_async_commit = OFF")
-        running(commits.start("UPDATE test.numbers SET n = 100055 WHERE n = 55"))
+        running(commits.start("UPDATE test.numbers SET n = 100055 WHERE n = 55"), aged=True)
         row = only(cluster.kill([commits.id], query=True))
         assert row["OUTCOME"] == "refused"
         assert "is committing and may have committed" in row["REASON"]
@@ -283,3 +286,13 @@ def test_a_statement_that_is_committing_is_refused_and_forced_it_ends(
         row = only(cluster.kill([commits.id], query=True, force=True))
         assert row["OUTCOME"] == "interrupted"
         holds.query("ROLLBACK")
+
+
+def test_a_session_of_ours_whose_connection_was_dropped_is_our_own_while_its_statement_runs(cluster: Cluster) -> None:
+    dropped = Connection(cluster._pool.settings)
+    with pytest.raises(DeadlineError):
+        dropped.query("DO SLEEP(100)", deadline=0.5, leave=True)
+    listed = cluster.processlist(where=f"ID = {dropped.id}")
+    assert {number for _, number in listed.own} == {dropped.id}
+    assert only(cluster.kill(listed))["OUTCOME"] == "refused"
+    assert end_statement(dropped) == ""

@@ -54,7 +54,7 @@ def test_a_forwarded_kill_ends_what_was_meant_and_is_proven(
     fragile: Playground, forwarding: Cluster, running: Any, query: bool
 ) -> None:
     with Client(fragile, 1) as client:
-        running(client.start(LONG_SELECT.format("forwarded")))
+        running(client.start(LONG_SELECT.format("forwarded")), aged=True)
         (reason,) = forwarding.plan([client.id], query=query)["REASON"]
         assert f"TiDB forwards it to {client.instance}" in reason
         row = only(forwarding.kill(row_of(forwarding, client), query=query))
@@ -93,7 +93,7 @@ def test_through_a_balancer_the_owner_is_reached_and_nothing_is_forwarded(
         assert not [sql for sql in every_statement if "FROM INFORMATION_SCHEMA.CLUSTER_" in sql]
 
 
-# -- somebody is silent ----------------------------------------------------------------------------------------
+# -- an instance or PD does not respond ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("silent", [2, "pd"])
@@ -101,7 +101,7 @@ def test_a_healthy_instance_is_killed_on_as_fast_as_ever_while_another_or_pd_is_
     fragile: Playground, cluster: Cluster, running: Any, silent: Any, every_statement: list[str]
 ) -> None:
     with Client(fragile, 1) as client, Client(fragile, 1) as idle, Client(fragile, 1) as third:
-        running(client.start(LONG_SELECT.format("healthy")))
+        running(client.start(LONG_SELECT.format("healthy")), aged=True)
         listed = row_of(cluster, client)
         fragile.freeze(silent)
         del every_statement[:]
@@ -131,7 +131,7 @@ def test_a_session_on_a_frozen_instance_is_unreachable_and_nothing_happens_when_
 ) -> None:
     """Whether a connection to it is kept or not, and also by filter and by row."""
     with Client(fragile, 2) as client:
-        running(client.start(LONG_SELECT.format("frozen")))
+        running(client.start(LONG_SELECT.format("frozen")), aged=True)
         listed = row_of(cluster, client)
         if known:
             assert only(cluster.plan([client.id]))["OUTCOME"] == "planned"
@@ -153,6 +153,20 @@ def test_a_session_on_a_frozen_instance_is_unreachable_and_nothing_happens_when_
         assert only(cluster.kill([client.id], query=query))["OUTCOME"] == ("interrupted" if query else "killed")
 
 
+def test_a_second_idle_connection_to_a_frozen_instance_does_not_count_as_its_response(
+    fragile: Playground, cluster: Cluster
+) -> None:
+    """Otherwise the kill would wait ten deadlines for the instance."""
+    pool, name = cluster._pool, fragile.status_address(2)
+    first = pool.connect_to(pool.topology.registered()[name], LONG)
+    with Client(fragile, 2) as client, first._lock:  # busy, so that another one is opened
+        assert pool.connect_to(pool.topology.registered()[name], LONG) is not first
+    fragile.freeze(2)
+    spent, report = timed(lambda: cluster.kill([client.id], deadline=4))
+    assert only(report)["OUTCOME"] == "unreachable"
+    assert spent < 4 + OTHER_WORK
+
+
 @pytest.mark.parametrize("known", [True, False])
 def test_a_kill_waits_for_an_instance_that_responds_late(
     fragile: Playground, cluster: Cluster, running: Any, known: bool
@@ -171,15 +185,15 @@ def test_a_kill_waits_for_an_instance_that_responds_late(
 
 
 def test_a_look_that_takes_longer_than_the_deadline_is_waited_for_while_the_owner_responds(
-    fragile: Playground, cluster: Cluster, running: Any
+    fragile: Playground, cluster: Cluster, running: Any, deadline: float
 ) -> None:
     with Client(fragile, 2) as client:
         running(client.start(LONG_SELECT.format("slowly")))
-        slowly = f"IF(ID = {client.id}, SLEEP(1.2), 0) = 0"
+        slowly = f"IF(ID = {client.id}, SLEEP({1.2 * deadline}), 0) = 0"
         began = time.monotonic()
-        report = cluster.kill(user="root", match="/. slowly", where=slowly, query=True, deadline=0.5)
+        report = cluster.kill(user="root", match="/. slowly", where=slowly, query=True)
         assert only(report)["OUTCOME"] == "interrupted"
-        assert time.monotonic() - began > 2 * 1.2
+        assert time.monotonic() - began > 2 * 1.2 * deadline
         assert client.error_code() == INTERRUPTED
 
 
@@ -276,7 +290,7 @@ def test_the_instance_of_our_own_connection_may_be_the_frozen_one(
     fragile: Playground, cluster: Cluster, running: Any
 ) -> None:
     with Client(fragile, 1) as client:
-        running(client.start(LONG_SELECT.format("main is frozen")))
+        running(client.start(LONG_SELECT.format("main is frozen")), aged=True)
         listed = row_of(cluster, client)
         fragile.freeze(0)
         spent, report = timed(lambda: cluster.kill(listed, query=True, deadline=LONG))

@@ -20,7 +20,6 @@ from tidb_magic import Cluster, KillReport
 from tidb_magic.errors import Interrupted, OptionError
 from tidb_magic.locks import followup
 from tidb_magic.locks.lock_forest import LockForest
-from tidb_magic.locks.reader import locks
 from tidb_magic.playground import Playground
 
 DEADLOCK = 1213
@@ -297,11 +296,7 @@ def test_what_would_kill_the_waiters_or_all_at_once_is_refused(
 def test_ctrl_c_while_the_waiters_are_watched_keeps_the_report(
     cluster: Cluster, blocked: tuple[Client, LockForest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def read(*args: Any, **options: Any) -> LockForest:
-        interrupt()
-        return locks(*args, **options)
-
-    monkeypatch.setattr(followup, "locks", read)
+    monkeypatch.setattr(followup, "_note", lambda *_: interrupt())
     report = unless_changed(lambda: cluster.kill(blocked[1]))
     assert list(report["OUTCOME"]) == ["killed"]
     assert report.waiters is not None

@@ -19,13 +19,12 @@ from tidb_magic import KillReport
 from tidb_magic.errors import ConnectionIdError
 from tidb_magic.kill.resolve import targets
 from tidb_magic.notebook.arguments import (
-    TEXTS,
+    FILTERS,
     Parser,
     connect_parser,
-    flatten_ids,
     kill_cell,
     kill_parser,
-    kill_words,
+    kill_targets,
     ps_parser,
 )
 from tidb_magic.playground import Playground
@@ -34,6 +33,8 @@ if TYPE_CHECKING:
     from tidb_magic.cluster.pool import Pool
 
 NOBODY, NEITHER = 2097158, 2097160  # no server has id 1 and so many connections
+
+TEXTS = sorted(FILTERS - {"min_time", "idle"})
 
 
 def kill(shell: InteractiveShell, line: str) -> KillReport:
@@ -133,7 +134,7 @@ def test_ids_and_filters_and_rows_exclude_each_other(
         ("--max-victims 1.5 @", "argument --max-victims: invalid int value"),
         ("--max-victims 0 @", "--max-victims must be a whole number of 1 or more"),
         ("--max-victims -1 @", "--max-victims must be a whole number of 1 or more"),
-        ("--timeout '' @", "argument --timeout: '' is no number of seconds"),
+        ("--timeout '' @", "argument --timeout: '' is not a number of seconds"),
         ("--timeout 1e9 @", "argument --timeout"),
         ("--match ( --yes", "--match: TiDB does not accept the pattern '('"),
         ("--where 'NOSUCH = 1' --yes", "--where: TiDB does not accept the condition"),
@@ -400,16 +401,16 @@ def test_what_is_no_id_in_braces_is_refused_in_one_line_and_nothing_is_sent(
         ("{1 / 0}", "{1 / 0}: ZeroDivisionError"),
         ("{df.NOSUCH}", "AttributeError"),
         ("{ids[9]}", "IndexError"),
-        ("{}", "no expression in braces"),
-        ("{ }", "no expression in braces"),
-        ("{x", "no expression in braces: {x"),
-        ("{x y}", "no expression in braces: {x y}"),
-        ("{x = 5}", "no expression in braces"),
-        ("{import os}", "no expression in braces"),
-        ("{x!r}", "no expression in braces"),
-        ("{x}{x}", "no expression in braces"),
-        ("{x}5", "no expression in braces"),
-        ("{\0}", "no expression in braces"),
+        ("{}", "not an expression in braces"),
+        ("{ }", "not an expression in braces"),
+        ("{x", "not an expression in braces: {x"),
+        ("{x y}", "not an expression in braces: {x y}"),
+        ("{x = 5}", "not an expression in braces"),
+        ("{import os}", "not an expression in braces"),
+        ("{x!r}", "not an expression in braces"),
+        ("{x}{x}", "not an expression in braces"),
+        ("{x}5", "not an expression in braces"),
+        ("{\0}", "not an expression in braces"),
         ("5{x}", "found '5{x}'"),
         ("'{x}'", "found '{x}'"),
         ("x}", "found 'x}'"),
@@ -493,7 +494,7 @@ def test_filters_and_rows_only_plan_and_the_remark_has_the_line_that_carries_it_
     playground: Playground, connected: InteractiveShell, running: Any, every_statement: list[str], line: str
 ) -> None:
     with Client(playground, 1) as client:
-        running(client.start(LONG_SELECT.format("carried  out")))
+        running(client.start(LONG_SELECT.format("carried  out")), aged=True)
         listed = connected.run_line_magic("tidb_ps", "--match 'carried  out'")  # our own statement, too
         rows = listed[listed["ID"] == client.id]
         connected.user_ns |= {"rows": rows, "ids": rows["ID"], "number": client.id}
@@ -605,7 +606,7 @@ def test_a_mistake_in_one_statement_of_a_cell_names_its_place_and_sends_nothing(
 
 @pytest.mark.parametrize("cell", ["\n", "  \n;\n", "-- KILL 5\n", "/* KILL 5 */;"])
 def test_a_cell_without_a_kill_says_so(connected: InteractiveShell, cell: str) -> None:
-    assert "the cell holds no KILL" in refused(lambda: kill_all(connected, cell))
+    assert "the cell contains no KILL" in refused(lambda: kill_all(connected, cell))
 
 
 def test_the_options_of_a_cell_stand_above_it(
@@ -667,8 +668,8 @@ def meant(victims: Sequence[Any], *, query: bool = False) -> list[str]:
 def typed(line: str, **names: object) -> list[str]:
     """Return what a line means, without any cluster."""
     expanded, values = kill_parser().expand(line, lambda text: eval(text, names))
-    query, ids = kill_words(kill_parser().parse(expanded).words, values)
-    return meant(flatten_ids(ids), query=query)
+    query, ids = kill_targets(kill_parser().parse(expanded).words, values)
+    return meant(ids, query=query)
 
 
 HELD = [

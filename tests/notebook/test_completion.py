@@ -18,7 +18,7 @@ from IPython.core.completer import Completion, provisionalcompleter
 from IPython.core.interactiveshell import InteractiveShell
 from jupyter_client.manager import start_new_kernel
 
-from tests.widget.test_sessions_js import HERE, HOSTILE, THERE, TWINS, idle, listed, session
+from tests.widget.test_table_js import HERE, HOSTILE, THERE, TWINS, idle, listed, session
 from tidb_magic import Cluster, ProcessList
 from tidb_magic.notebook import completion
 from tidb_magic.notebook.arguments import FILTERS, connect_parser, kill_parser, ps_parser
@@ -607,7 +607,7 @@ def test_in_a_kernel_the_middle_of_a_cell_is_completed() -> None:
     try:
         code = """
 %load_ext tidb_magic
-from tests.widget.test_sessions_js import listed, session
+from tests.widget.test_table_js import listed, session
 magics = get_ipython().magics_manager.registry["TidbMagics"]
 magics.seen = listed(session(5, "127.0.0.1:10080"), session(7, "127.0.0.1:10081"), own=frozenset())
 """

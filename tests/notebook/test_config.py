@@ -9,14 +9,15 @@ from traitlets import TraitError
 from traitlets.config import Config
 
 from tests.clients import Client, eventually
-from tests.widget.test_sessions_js import listed, session
+from tests.widget.test_table_js import listed, session
 from tidb_magic import Cluster
 from tidb_magic.errors import SettingsError
 from tidb_magic.notebook.magics import TidbMagics
 from tidb_magic.playground import Playground
 from tidb_magic.sessions.lookup import Rights
 from tidb_magic.widget.payload import part
-from tidb_magic.widget.table import SessionTable, Settings
+from tidb_magic.widget.settings import TableSettings
+from tidb_magic.widget.table import SessionTable
 
 NAMES = sorted(TidbMagics.class_trait_names(config=True))
 SECRET = "SELECT card FROM shop.payments WHERE owner = 'ann'"
@@ -165,7 +166,7 @@ def test_without_show_sql_the_table_hands_no_statement_to_the_browser(
 ) -> None:
     frame = listed(session(1, INFO=SECRET))
     frame.origin = cluster.processlist().origin
-    table = SessionTable(frame, Settings(3.0, 50, 10.0, 2.0))
+    table = SessionTable(frame, TableSettings(3.0, 50, 10.0, 2.0))
     heard: list[Any] = []
     monkeypatch.setattr(table, "send", heard.append)
     version = table.snapshot["version"]

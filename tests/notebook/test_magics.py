@@ -83,7 +83,7 @@ def test_several_ids_get_a_row_each_in_their_order(connected: InteractiveShell) 
         ("tidb_kill", "5,6", "found '5,6'"),
         ("tidb_kill", "5.0", "found '5.0'"),
         ("tidb_kill", "-1", "found '-1'"),
-        ("tidb_kill", "5 --timeout soon", "argument --timeout: 'soon' is no number of seconds"),
+        ("tidb_kill", "5 --timeout soon", "argument --timeout: 'soon' is not a number of seconds"),
         ("tidb_kill", "5 --timeout 0", "number of seconds above 0"),
         ("tidb_kill", "5 --timeout nan", "number of seconds above 0"),
         ("tidb_kill", f"{2**64}", "between 0 and 2^64 - 1"),
@@ -163,7 +163,7 @@ def test_unloading_leaves_nothing_behind(session_shell: InteractiveShell, playgr
         session_shell.run_line_magic("load_ext", "tidb_magic")
         cluster = session_shell.run_line_magic("tidb_connect", playground.url(0))
         session_shell.run_line_magic("unload_ext", "tidb_magic")
-        assert not cluster._pool.open
+        assert not cluster._pool.main.open
         assert len(session_shell.configurables) == configurables
         assert not any(session_shell.find_magic(magic) for magic in MAGICS)
         assert "TidbMagics" not in session_shell.magics_manager.registry

@@ -4,9 +4,10 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,11 +18,13 @@ from tests.clients import LONG, LONG_SELECT, OTHER_WORK, Client, Gate, eventuall
 from tidb_magic import Cluster, ProcessList
 from tidb_magic.cluster import topology
 from tidb_magic.connection.connection import Connection
-from tidb_magic.connection.deadline import PATIENCE, SPREAD
+from tidb_magic.connection.deadline import PATIENCE, SPREAD, Deadline
 from tidb_magic.connection.row_reader import Result
 from tidb_magic.errors import DeadlineError, Interrupted, NotConnectedError, ServerError, TidbMagicError
 from tidb_magic.playground import Playground
 from tidb_magic.sessions import fanout
+from tidb_magic.sessions.gather import gather
+from tidb_magic.sessions.membership import MembersQuestion
 
 
 @pytest.fixture
@@ -91,7 +94,7 @@ def test_one_frozen_instance_costs_the_deadline_once_and_is_named_until_it_wakes
     fragile.freeze(1)
     spent, listed = timed(cluster)
     assert deadline - 0.1 < spent < deadline + OTHER_WORK
-    assert ids(listed) == of(crowd[0], crowd[2])
+    assert ids(listed) == of(crowd[0], crowd[2]), listed
     assert not listed.complete
     assert listed.missing == (silent,)
     assert f"NOT COMPLETE: no answer from {silent}." in repr(listed)
@@ -125,7 +128,7 @@ def test_an_incomplete_list_waits_for_pd_only_if_its_last_answer_is_old(
     unknown = "The registered instances are not known."
     fragile.freeze(1)
     timed(cluster)
-    monkeypatch.setattr(fanout._Reading, "_update_members", lambda *_: None)  # PD does not answer
+    monkeypatch.setattr(MembersQuestion, "_update_members", lambda *_: None)  # PD does not answer
     monkeypatch.setattr(fanout, "_MEMBERS_AGE", LONG)
     spent, listed = timed(cluster, deadline=LONG)
     assert spent < OTHER_WORK
@@ -146,7 +149,7 @@ def test_when_the_instance_of_our_own_connection_freezes_the_others_are_read(
     fragile.freeze(0)
     spent, listed = timed(cluster)
     assert spent < deadline + OTHER_WORK
-    assert ids(listed) == of(crowd[1], crowd[2])
+    assert ids(listed) == of(crowd[1], crowd[2]), listed
     assert listed.missing == (fragile.status_address(0),)
     assert f"Our statement on connection {own} may still run on root@127.0.0.1:{fragile.port(0)}." in repr(listed)
     spent, listed = timed(cluster, deadline=LONG)
@@ -163,7 +166,7 @@ def test_frozen_pd_is_said_and_every_instance_known_before_is_read(
     fragile.freeze("pd")
     spent, listed = timed(cluster)
     assert spent < deadline + OTHER_WORK
-    assert ids(listed) == of(*crowd)
+    assert ids(listed) == of(*crowd), listed
     assert not listed.complete
     assert listed.missing == ()
     assert "PD is not responding; the list of instances may be out of date" in repr(listed)
@@ -205,7 +208,7 @@ def test_with_only_a_balancer_to_reach_the_others_are_read_through_it(
             spent, listed = timed(cluster)
             assert spent < deadline + OTHER_WORK
             assert listed.missing == (fragile.status_address(frozen),)
-            assert ids(listed) == of(*(client for at, client in enumerate(crowd) if at != frozen))
+            assert ids(listed) == of(*(client for at, client in enumerate(crowd) if at != frozen)), listed
             spent, listed = timed(cluster, deadline=LONG)
             assert spent < OTHER_WORK
         finally:
@@ -257,14 +260,15 @@ def test_filters_sorting_limit_and_counts_are_the_same_read_by_each_instance(
 
 
 @contextmanager
-def ctrl_c_after(seconds: float) -> Iterator[None]:
-    signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+def ctrl_c_when(happened: Callable[[], object]) -> Iterator[None]:
+    def press() -> None:
+        eventually(happened)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    pressed = threading.Thread(target=press)
+    pressed.start()
+    yield
+    pressed.join()
 
 
 def test_ctrl_c_ends_the_reading_of_single_instances(
@@ -273,8 +277,10 @@ def test_ctrl_c_ends_the_reading_of_single_instances(
     assert cluster.processlist().complete
     cluster._pool.monitor.degraded = True
     assert cluster.processlist().complete  # there is a connection to each
+    asked = cluster._pool.idle_connection(fragile.status_address(1))
+    assert asked
     fragile.freeze(1)
-    with pytest.raises(Interrupted, match="Nothing was returned"), ctrl_c_after(0.2):
+    with pytest.raises(Interrupted, match="Nothing was returned"), ctrl_c_when(lambda: asked.busy):
         cluster.processlist(deadline=LONG)
     fragile.resume(1)
     cluster._pool.monitor.unresponsive.clear()
@@ -285,7 +291,8 @@ def test_ctrl_c_ends_the_reading_of_single_instances(
 def test_ctrl_c_while_an_instance_is_silent_leaves_no_statement_of_ours(fragile: Playground, cluster: Cluster) -> None:
     connection = cluster._pool.connection()
     fragile.freeze(1)
-    with pytest.raises(Interrupted, match="Our statement was ended on the server"), ctrl_c_after(0.5):
+    runs = partial(left_running, fragile, 0, connection.token)
+    with pytest.raises(Interrupted, match="Our statement was ended on the server"), ctrl_c_when(runs):
         cluster.processlist(deadline=LONG)
     for instance in (0, 2):
         assert left_running(fragile, instance, connection.token) == []
@@ -423,7 +430,7 @@ def test_a_kept_connection_that_was_lost_is_opened_again(
     with Client(fragile, 1) as root:
         root.query(f"KILL TIDB CONNECTION {kept.id}")
     _, listed = timed(cluster)
-    assert ids(listed) == of(crowd[0], crowd[1])
+    assert ids(listed) == of(crowd[0], crowd[1]), listed
     fragile.resume(2)
 
 
@@ -457,7 +464,7 @@ def test_threads_that_share_a_cluster_do_not_wait_for_each_other_nor_blame_a_hea
     for spent, listed in found:
         assert spent < deadline + OTHER_WORK
         assert listed.missing == (fragile.status_address(2),)
-        assert ids(listed) == of(crowd[0], crowd[1])
+        assert ids(listed) == of(crowd[0], crowd[1]), listed
 
 
 def test_two_threads_that_look_for_the_same_instance_both_find_it(fragile: Playground) -> None:
@@ -493,13 +500,13 @@ def test_one_instance_that_refuses_a_statement_is_named_and_the_others_are_read(
     """As one of an older version does, or one that is shutting down."""
     refusing = fragile.status_address(1)
 
-    def ask(connection: Connection, instance: str | None, give_up: float) -> list[Result]:
+    def ask(connection: Connection, instance: str | None, due: Deadline) -> list[Result]:
         if instance == refusing:
             raise ServerError("Server shutdown in progress (error 1053)", 1053)
-        return [connection.query("SELECT 1", deadline=give_up - time.monotonic())]
+        return [connection.query("SELECT 1", deadline=due.left)]
 
     cluster._pool.monitor.degraded = True
-    gathered = fanout.gather(cluster._pool, ask, 3)
+    gathered = gather(cluster._pool, ask, 3)
     cluster._pool.monitor.degraded = False
     assert (len(gathered.parts), gathered.complete, gathered.missing) == (2, False, (refusing,))
     assert f"{refusing}: Server shutdown in progress (error 1053)." in gathered.remarks
@@ -514,7 +521,7 @@ def test_what_pd_says_meanwhile_does_not_make_a_list_complete(
     everybody = pool.topology.membership.instances
     pool.monitor.degraded = True
     pool.topology.membership = topology.Membership((everybody[0],), pd_unresponsive=True)
-    enough = fanout._Reading._enough
+    enough = fanout.FanOut._enough
 
     def meanwhile(reading: Any) -> bool:
         if enough(reading):
@@ -522,7 +529,7 @@ def test_what_pd_says_meanwhile_does_not_make_a_list_complete(
             return True
         return False
 
-    monkeypatch.setattr(fanout._Reading, "_enough", meanwhile)
+    monkeypatch.setattr(fanout.FanOut, "_enough", meanwhile)
     assert not cluster.processlist(idle=True).complete
     pool.monitor.degraded = False
 
@@ -618,7 +625,7 @@ def test_an_instance_restarted_within_a_minute_shows_no_session_twice(
         assert twice["SERVER_ID"].is_unique
         assert list(instances.groupby("INSTANCE")["ANSWERING"].sum()) == [1, 1, 1]
         listed = cluster.processlist(user="crowd", idle=True)
-        assert ids(listed) == of(crowd[0], crowd[2], new)
+        assert ids(listed) == of(crowd[0], crowd[2], new), listed
         eventually(lambda: not cluster._pool.monitor.degraded)
         assert ids(cluster.processlist(user="crowd", idle=True)) == of(crowd[0], crowd[2], new)
         more = [Client(fragile, 1, "crowd") for _ in range(4)]

@@ -86,9 +86,8 @@ def test_the_instances_filter_themselves_and_it_is_one_statement(cluster: Cluste
     listed = cluster.processlist(user="joe")
     assert len(asked) == 1
     assert (listed.matched, listed.hidden) == (1, 1)
-    plan = cluster._pool.connection().query(
-        f"EXPLAIN {asked[0] % {'user': repr('joe'), 'everything': 0, 'limit': 5, 'milliseconds': 1000}}", deadline=5
-    )
+    values = {"user": repr("joe"), "limit": 5, "milliseconds": 1000, "info_cut": 16}
+    plan = cluster._pool.connection().query(f"EXPLAIN {asked[0] % values}", deadline=5)
     pushed = [row for row in plan.rows if row[2] == "cop[tidb]" and "Selection" in row[0]]
     assert len(pushed) == 1
 
@@ -147,6 +146,13 @@ def test_a_filter_that_cannot_be_meant_is_one_line_that_names_it(
     assert "\n" not in str(refused.value)
     assert len(str(refused.value)) < 400
     assert cluster.processlist().complete  # the connection is still good
+
+
+def test_half_of_a_character_is_refused_without_a_server() -> None:
+    with pytest.raises(OptionError) as refused:
+        Filters(user="x\udfff\ud800")
+    half = "half of a character (a lone surrogate), which no statement can contain"
+    assert str(refused.value) == f"user contains '\\udfff', {half}."
 
 
 def test_a_mistake_in_the_magic_names_the_option_as_typed(playground: Playground) -> None:
