@@ -33,6 +33,7 @@ CLUSTER = "SELECT * FROM INFORMATION_SCHEMA.CLUSTER_PROCESSLIST WHERE COMMAND <>
 ONE_INSTANCE = "SELECT * FROM INFORMATION_SCHEMA.PROCESSLIST WHERE COMMAND <> 'Sleep'"
 LOOK = "SELECT * FROM INFORMATION_SCHEMA.PROCESSLIST WHERE ID = {}"
 _MOST = 1.5  # times as long as by hand
+_TOGETHER = 10  # rows that are killed at once
 _GIVE_UP = 300.0  # seconds for the start of the statements, and for the end of one that was killed
 
 
@@ -44,9 +45,16 @@ class Victim:
     address: str
     driver: Any
     id: int
+    thread: threading.Thread | None = None
 
-    def run(self) -> None:
-        """Run the statement."""
+    def start(self) -> None:
+        """Run the statement, again if it was killed."""
+        if self.thread is not None:
+            self.thread.join()
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def _run(self) -> None:
         with suppress(pymysql.Error):
             query(self.driver, HEAVY)
 
@@ -94,7 +102,7 @@ def on_fire(playground: Playground, statements: int, loops: int) -> Iterator[lis
         for process in busy:
             process.start()
         for victim in victims:
-            threading.Thread(target=victim.run, daemon=True).start()
+            victim.start()
         give_up, started = time.monotonic() + _GIVE_UP, 0
         while started < statements:
             if time.monotonic() > give_up:
@@ -126,6 +134,11 @@ def lists(cluster: Cluster, measured: Measured, by_hand: Callable[[], Any], stat
         measured.time("list", cluster.processlist, check)
 
 
+def _not_interrupted(report: Any) -> str:
+    wrong = report[report["OUTCOME"] != "interrupted"]
+    return "; ".join(f"{row['OUTCOME']}: {row['REASON']}" for _, row in wrong.iterrows())
+
+
 def kills(  # noqa: PLR0913 (what is killed, and how)
     cluster: Cluster,
     measured: Measured,
@@ -153,15 +166,32 @@ def kills(  # noqa: PLR0913 (what is killed, and how)
             if time.monotonic() > give_up:
                 raise RuntimeError("The statement that was killed by hand does not end.")
 
-    def check(report: Any) -> str:
-        row = report.iloc[0]
-        return "" if row["OUTCOME"] == "interrupted" else f"{row['OUTCOME']}: {row['REASON']}"
-
     for ours, theirs in zip(victims[:rounds], victims[rounds : 2 * rounds], strict=False):
         row = listed[(listed["ID"] == ours.id) & (listed["INSTANCE"] == ours.address)]
         whom = row if by_row else ours.id
-        measured.time("kill", partial(cluster.kill, whom, query=True), check)
+        measured.time("kill", partial(cluster.kill, whom, query=True), _not_interrupted)
         measured.time("kill by hand", partial(by_hand, theirs))
+
+
+def kills_by_rows(cluster: Cluster, measured: Measured, victims: Sequence[Victim], number: int) -> None:
+    """Time kills by the rows of a list, several at once; their statements begin again."""
+
+    def check(report: Any) -> str:
+        ended.update(report.loc[report["OUTCOME"] == "interrupted", "ID"])
+        return _not_interrupted(report)
+
+    chosen, ended = cycle(victims), set[int]()
+    for _ in range(0, number, _TOGETHER):
+        some = list(islice(chosen, _TOGETHER))
+        listed = cluster.processlist(limit=5000)
+        rows = listed[listed["ID"].isin([victim.id for victim in some])]
+        if len(rows) < len(some):
+            measured.failures.append(f"a list has {len(rows)} of {len(some)} statements. {' '.join(listed.remarks)}")
+        measured.time("kill by rows", partial(cluster.kill, rows, query=True), check)
+        for victim in some:
+            if victim.id in ended:
+                victim.start()
+        ended.clear()
 
 
 def compare(  # noqa: PLR0913 (how the cluster is)
@@ -173,6 +203,7 @@ def compare(  # noqa: PLR0913 (how the cluster is)
     balancer: bool = False,
     frozen: bool = False,
     by_row: bool = False,
+    rows: int = 0,
 ) -> Measured:
     """Measure on a cluster of its own; with one instance `frozen` by hand means the others, one after the other."""
     measured = Measured()
@@ -198,6 +229,7 @@ def compare(  # noqa: PLR0913 (how the cluster is)
 
         lists(cluster, measured, by_hand, len(reached), rounds)
         kills(cluster, measured, hands, reached, rounds, by_row=by_row or not global_kill)
+        kills_by_rows(cluster, measured, reached[2 * rounds :], rows)
     return measured
 
 
@@ -211,12 +243,14 @@ def main() -> None:
     parser.add_argument("--balancer", action="store_true", help="connect through a balancer")
     parser.add_argument("--frozen", action="store_true", help="freeze one of the three instances")
     parser.add_argument("--by-row", action="store_true", help="kill by the rows of a list, as without global kill")
+    parser.add_argument("--rows", type=int, default=0, help="then kill so many rows, ten of each list at once")
     options = parser.parse_args()
     how = {
         "global_kill": not options.no_global_kill,
         "balancer": options.balancer,
         "frozen": options.frozen,
         "by_row": options.by_row,
+        "rows": options.rows,
     }
     for statements in options.statements:
         measured = compare(statements, loops=options.loops, rounds=options.rounds, **how)
