@@ -7,7 +7,7 @@ PLAYGROUND := $(BIN)/python -m tidb_magic.playground
 # Most tests wait for a server or a browser, so more of them run at once than there are cores.
 WORKERS ?= 4
 PYTEST := $(BIN)/pytest
-AT_ONCE := -n $(WORKERS) --dist loadgroup
+AT_ONCE := -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
 .PHONY: help demo lab docs check test test-all mutation lint env clean
 
