@@ -468,9 +468,8 @@ def test_a_root_blocker_is_ended_by_its_button_and_a_waiter_has_none(opened: Ope
         waiter.query("BEGIN")
         waiter.start("UPDATE test.tangle_shown SET v = v + 1 WHERE n = 1")
         book = opened(playground, "%tidb_ps --locks")
-        behind = (
-            f"└─\N{NO-BREAK SPACE}{waiter.id}"  # a third of a second later than the waiter itself (8.5.6, measured)
-        )
+        # TiDB shows what it waits for a third of a second later (8.5.6, measured).
+        behind = f"└─\N{NO-BREAK SPACE}{waiter.id}"
         eventually(lambda: book.run(1) and book.table(1).row(waiter.id).filter(has_text=behind).count())
         table = book.table(1)
         expect(table.row(waiter.id)).to_contain_text("for test.tangle_shown row 1")
