@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -17,7 +18,8 @@ from tidb_magic import ConnectionId
 from tidb_magic.cluster import pool
 from tidb_magic.connection import cleanup
 from tidb_magic.connection.connection import CONNECT_TIMEOUT, Connection
-from tidb_magic.connection.driver import Driver, Timeout
+from tidb_magic.connection.deadline import WATCHDOG
+from tidb_magic.connection.driver import Driver
 from tidb_magic.connection.row_reader import Result
 from tidb_magic.connection.settings import parse_url
 from tidb_magic.errors import (
@@ -136,7 +138,7 @@ def test_a_server_that_accepts_and_never_greets_is_given_up(monkeypatch: pytest.
 
 
 def test_where_the_drivers_own_limit_comes_first_the_words_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Timeout, "__enter__", lambda timeout: timeout)
+    monkeypatch.setattr(WATCHDOG, "watch", lambda *_: nullcontext())
     monkeypatch.setattr(pool, "CONNECT_TIMEOUT", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(ConnectError, match="sent no greeting"):
         tidb_magic.connect(f"mysql://root@127.0.0.1:{silent.getsockname()[1]}")

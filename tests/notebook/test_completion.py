@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -57,7 +57,8 @@ def shell(session_shell: InteractiveShell) -> Iterator[InteractiveShell]:
 def told(shell: InteractiveShell) -> Told:
     """A list was read."""
     completion.remove(shell)
-    completion.install(shell, made := Told(listed(*LIST, own=OWN)))
+    made = Told(listed(*LIST, own=OWN))
+    completion.install(shell, cast("Any", made))
     return made
 
 

@@ -17,8 +17,9 @@ from tests.balancer import Balancer
 from tests.clients import LONG, LONG_SELECT, OTHER_WORK, Client, Gate, eventually, statements
 from tidb_magic import Cluster, ProcessList
 from tidb_magic.cluster import topology
+from tidb_magic.cluster.monitor import SPREAD
 from tidb_magic.connection.connection import Connection
-from tidb_magic.connection.deadline import PATIENCE, SPREAD, Deadline
+from tidb_magic.connection.deadline import PATIENCE, Deadline
 from tidb_magic.connection.row_reader import Result
 from tidb_magic.errors import DeadlineError, Interrupted, NotConnectedError, ServerError, TidbMagicError
 from tidb_magic.playground import Playground
@@ -371,7 +372,8 @@ def test_one_instance_that_took_long_to_respond_does_not_make_the_others_be_wait
 ) -> None:
     pool = cluster._pool
     assert pool.monitor.grace(3) == 3
-    pool.monitor.responded("slow", 2)
+    pool.monitor.responded("slow", 2)  # as one of three that was frozen until now
+    assert pool.monitor.grace(3) == 3
     pool.monitor.responded("fast", 0.01)
     assert pool.monitor.grace(3) == 3
     pool.monitor.responded("another", 1)
@@ -379,6 +381,7 @@ def test_one_instance_that_took_long_to_respond_does_not_make_the_others_be_wait
     pool.monitor.responded("fast", 20)
     assert pool.monitor.grace(3) == SPREAD * 2
     pool.monitor.responded("another", 30)
+    pool.monitor.responded("slow", 30)
     assert pool.monitor.grace(3) == PATIENCE * 3
     monkeypatch.setattr("tidb_magic.cluster.monitor._RECENT", 0)
     assert pool.monitor.grace(3) == 3

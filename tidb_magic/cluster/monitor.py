@@ -2,38 +2,24 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from statistics import median_low
-from typing import Protocol
+from typing import TYPE_CHECKING
 from weakref import ref
 
-from tidb_magic.cluster.openings import Openings
-from tidb_magic.cluster.topology import Instance, Topology
+from tidb_magic.cluster.topology import Instance
 from tidb_magic.connection.connection import CONNECT_TIMEOUT, Connection
-from tidb_magic.connection.deadline import CHECK, PATIENCE, SPREAD, WATCHDOG
+from tidb_magic.connection.deadline import CHECK, PATIENCE, WATCHDOG
 from tidb_magic.errors import ConnectError, DeadlineError, TidbMagicError
 from tidb_magic.queries import query
 
+if TYPE_CHECKING:
+    from tidb_magic.cluster.pool import Pool
+
 _RETRY = (1.0, 5.0)  # seconds between two tries while an instance is unresponsive: the first, and the longest
+SPREAD = 10  # times as long as most instances took to respond is waited for one that has not, and for PD
 _RECENT = 60.0  # seconds for which it counts how long an instance took to respond
-
-
-class Connections(Protocol):
-    """What the monitor uses of the pool."""
-
-    topology: Topology
-    openings: Openings
-    closed: threading.Event  # set once the cluster is closed
-
-    def start(self, act: Callable[..., None], *args: object) -> None:
-        """Start a thread."""
-
-    def connect_to(self, instance: Instance, within: float) -> Connection:
-        """Return a connection on an instance."""
-
-    def probe(self, unresponsive: Mapping[str, str]) -> bool:
-        """Tell whether the cluster's own list responds."""
 
 
 class Monitor:
@@ -43,8 +29,8 @@ class Monitor:
     respond since then, with the reason. A thread looks until all respond again.
     """
 
-    def __init__(self, connections: Connections) -> None:
-        self._pool = ref(connections)  # which holds this: a Cluster that is dropped is freed at once
+    def __init__(self, pool: "Pool") -> None:
+        self._ref = ref(pool)  # which holds this: a Cluster that is dropped is freed at once
         self._lock = threading.Lock()
         self._turns: dict[str, threading.Lock] = {}
         self._responses: dict[str, tuple[float, float]] = {}
@@ -53,19 +39,19 @@ class Monitor:
 
     def note_degraded(self) -> None:
         """Note that the cluster's own list does not respond, and find out in the background when it does again."""
-        connections = self._connections
+        pool = self._pool
         with self._lock:
-            if self.degraded or connections.closed.is_set():
+            if self.degraded or pool.closed.is_set():
                 return
             self.degraded = True
             self.unresponsive.clear()
-        connections.start(self._look_after, connections)
+        pool.start(self._look_after, pool)
 
     @property
-    def _connections(self) -> Connections:
-        connections = self._pool()
-        assert connections is not None  # noqa: S101 (it calls this)
-        return connections
+    def _pool(self) -> "Pool":
+        pool = self._ref()
+        assert pool is not None  # noqa: S101 (it calls this)
+        return pool
 
     def note_unresponsive(self, found: Mapping[str, str]) -> None:
         """Note the instances that did not respond, and why. While nothing is degraded, no thread would remove them."""
@@ -94,7 +80,7 @@ class Monitor:
         """Note how long an instance took to respond."""
         self._responses[name] = time.monotonic(), seconds
 
-    def grace(self, deadline: float, spread: float = SPREAD) -> float:
+    def grace(self, deadline: float) -> float:
         """Return the seconds after which an instance that has not responded is not waited for any more.
 
         That is the deadline, and more where most instances took long to respond in the last minute: then the cluster is
@@ -102,7 +88,9 @@ class Monitor:
         """
         oldest = time.monotonic() - _RECENT
         recent = [took for at, took in list(self._responses.values()) if at > oldest]
-        return max(deadline, min(spread * median_low(recent or [0.0]), PATIENCE * deadline))
+        if 2 * len(recent) <= len(self._pool.topology.registered()):
+            return deadline
+        return max(deadline, min(SPREAD * median_low(recent), PATIENCE * deadline))
 
     @contextmanager
     def patience(self, instance: Instance | None, connection: Connection, deadline: float) -> Iterator[float]:
@@ -116,21 +104,22 @@ class Monitor:
             It did not respond.
         """
         over, late, limit = threading.Event(), threading.Event(), self.grace(deadline)
-        connections = self._connections
-        name = "" if instance is None else connections.topology.name(instance)
+        pool = self._pool
+        name = "" if instance is None else pool.topology.name(instance)
 
         def check() -> None:
             responds = threading.Event()
             if instance is not None:
-                connections.start(self._respond, connections, instance, PATIENCE * deadline, responds)
-            greeted = connections.openings.greeted
+                pool.start(self._respond, pool, instance, PATIENCE * deadline, responds)
+            greeted = pool.openings.greeted
             if not over.wait(limit - CHECK * deadline) and not responds.is_set() and not greeted(name):
                 late.set()
                 connection.close()
 
-        watch, began = WATCHDOG.watch(CHECK * deadline, lambda: connections.start(check)), time.monotonic()
+        began = time.monotonic()
         try:
-            yield PATIENCE * deadline
+            with WATCHDOG.watch(CHECK * deadline, lambda: pool.start(check)):
+                yield PATIENCE * deadline
             if instance is not None:
                 self.responded(name, time.monotonic() - began)
         except ConnectError:
@@ -139,37 +128,36 @@ class Monitor:
             raise DeadlineError(f"{connection.settings.address} did not answer within {limit:.3g} s.") from None
         finally:
             over.set()
-            WATCHDOG.forget(watch)
 
-    def _respond(self, connections: Connections, instance: Instance, within: float, responds: threading.Event) -> None:
+    def _respond(self, pool: "Pool", instance: Instance, within: float, responds: threading.Event) -> None:
         began = time.monotonic()
         with suppress(TidbMagicError):
-            _await_response(connections, instance, within)
+            _await_response(pool, instance, within)
             responds.set()
-            self.responded(connections.topology.name(instance), time.monotonic() - began)
+            self.responded(pool.topology.name(instance), time.monotonic() - began)
 
     # -- the thread --------------------------------------------------------------------------------------------
 
-    def _look_after(self, connections: Connections) -> None:
+    def _look_after(self, pool: "Pool") -> None:
         pause, longest = _RETRY
-        while not connections.closed.wait(pause) and not connections.openings.refusal:
+        while not pool.closed.wait(pause) and not pool.openings.refusal:
             pause = min(pause * 1.5, longest)
-            for name, instance in connections.topology.registered().items():
+            for name, instance in pool.topology.registered().items():
                 if name in self.unresponsive and not self.turn(name).locked():
-                    connections.start(self._revive, connections, name, instance)
-            if connections.probe(self.unresponsive):
+                    pool.start(self._revive, pool, name, instance)
+            if pool.probe(self.unresponsive):
                 with self._lock:
                     self.degraded = False
                     self.unresponsive.clear()
                 return
 
-    def _revive(self, connections: Connections, name: str, instance: Instance) -> None:
+    def _revive(self, pool: "Pool", name: str, instance: Instance) -> None:
         """Note that an instance responds again, as soon as it does."""
         turn = self.turn(name)
         if not turn.acquire(blocking=False):
             return  # it is being asked
         try:
-            _await_response(connections, instance, CONNECT_TIMEOUT)
+            _await_response(pool, instance, CONNECT_TIMEOUT)
         except TidbMagicError:
             pass
         else:
@@ -178,7 +166,7 @@ class Monitor:
             turn.release()
 
 
-def _await_response(connections: Connections, instance: Instance, within: float) -> None:
+def _await_response(pool: "Pool", instance: Instance, within: float) -> None:
     """Return once an instance has responded; a connection that was kept is asked, too. Raises TidbMagicError."""
-    connection = connections.connect_to(instance, within)
+    connection = pool.connect_to(instance, within)
     connection.query(query("identify"), deadline=within, leave=True)

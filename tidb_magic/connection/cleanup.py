@@ -5,39 +5,25 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import pymysql
 
 from tidb_magic.connection.deadline import DEADLINE, Deadline
 from tidb_magic.connection.driver import Driver, Timeout, open_driver
 from tidb_magic.connection.row_reader import Result
-from tidb_magic.connection.settings import Settings
 from tidb_magic.connection_id import ConnectionId
 from tidb_magic.errors import TidbMagicError
 from tidb_magic.queries import query
+
+if TYPE_CHECKING:
+    from tidb_magic.connection.connection import Connection
 
 _POLL = 0.02  # seconds between two looks at whether a statement has ended
 _STEP = 1.0  # seconds for each step
 
 
-class DroppedConnection(Protocol):
-    """What is used of a `Connection`, which imports this module."""
-
-    settings: Settings
-    id: ConnectionId | None
-    token: str
-
-    @property
-    def may_still_run(self) -> str:
-        """A sentence on its statement."""
-
-    @property
-    def query(self) -> Callable[..., Result]:
-        """Runs a statement."""
-
-
-def end_statement(dropped: DroppedConnection, *, forward: bool = True, through: DroppedConnection | None = None) -> str:
+def end_statement(dropped: "Connection", *, forward: bool = True, through: "Connection | None" = None) -> str:
     """End what a dropped connection left running. Return a sentence on what may still run, else an empty text.
 
     Without `forward` no KILL is sent to another instance: if that one does not respond, the KILL waits for a minute.
@@ -54,7 +40,7 @@ def end_statement(dropped: DroppedConnection, *, forward: bool = True, through: 
         return dropped.may_still_run
 
 
-def _end_through_new(dropped: DroppedConnection, number: ConnectionId, *, forward: bool) -> str:
+def _end_through_new(dropped: "Connection", number: ConnectionId, *, forward: bool) -> str:
     driver = open_driver(dropped.settings, _STEP)
     with driver, Timeout(driver, 2 * _STEP):
         ((other,),) = driver.ask("SELECT CONNECTION_ID()").rows
@@ -71,7 +57,7 @@ def _end_through_new(dropped: DroppedConnection, number: ConnectionId, *, forwar
         return f"Our statement on connection {int(number)} is on another instance: a KILL was sent there."
 
 
-def _kill(ask: Callable[..., Result], dropped: DroppedConnection, seconds: float) -> str:
+def _kill(ask: Callable[..., Result], dropped: "Connection", seconds: float) -> str:
     """End the statement where it was seen to run, and wait for its end."""
     due = Deadline(seconds)
     ask(f"KILL TIDB CONNECTION {int(dropped.id or 0)}")
@@ -82,7 +68,7 @@ def _kill(ask: Callable[..., Result], dropped: DroppedConnection, seconds: float
     return ""
 
 
-def _rows(ask: Callable[..., Result], dropped: DroppedConnection) -> tuple[tuple[object, ...], ...]:
+def _rows(ask: Callable[..., Result], dropped: "Connection") -> tuple[tuple[object, ...], ...]:
     """Return the session of the dropped connection, if its statement still runs here."""
     return ask(query("running"), {"connection_id": int(dropped.id or 0), "token": f"%{dropped.token}%"}).rows
 
@@ -100,9 +86,9 @@ def _global_kill(driver: Driver) -> bool:
 class Endings:
     """The statements of dropped connections that are being ended, in threads."""
 
-    running: dict[Future[str], DroppedConnection] = field(default_factory=dict)
+    running: dict[Future[str], "Connection"] = field(default_factory=dict)
 
-    def end(self, executor: ThreadPoolExecutor, connection: DroppedConnection) -> None:
+    def end(self, executor: ThreadPoolExecutor, connection: "Connection") -> None:
         """End the statement of a dropped connection."""
         self.running[executor.submit(end_statement, connection, forward=False)] = connection
 

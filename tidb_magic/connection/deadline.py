@@ -1,33 +1,25 @@
 """Deadlines, and acts that are due at a moment, in one thread: starting one for each costs more than a statement."""
 
-import heapq
-import itertools
 import os
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 LEAST = 0.05  # seconds that anything gets, however late it is
 DEADLINE = 3.0  # seconds, unless a person sets another
 PATIENCE = 10  # deadlines that a statement has on an instance that responds, and a list while none has answered
 CHECK = 0.25  # of the deadline: after that time the instances are checked for whether they respond
-SPREAD = 4  # times as long as an instance took to respond or to answer the others are waited for
 _IDLE = 0.25  # seconds after which the thread ends if nothing waits
 
 
-@dataclass(order=True)
-class Watch:
+@dataclass(eq=False)
+class _Watch:
     """An act at a moment of the monotonic clock."""
 
     moment: float
-    number: int
-    act: Callable[[], None] = field(compare=False)
-    over: bool = field(default=False, compare=False)
-
-
-def _nothing() -> None:
-    pass
+    act: Callable[[], object]
 
 
 class Watchdog:
@@ -39,34 +31,33 @@ class Watchdog:
     def start_over(self) -> None:
         """Forget all watches, as in a forked child: the thread is its parent's."""
         self._changed = threading.Condition()
-        self._watches: list[Watch] = []
-        self._numbers = itertools.count()
-        self._awake_at: float | None = None  # None while there is no thread
+        self._watches: set[_Watch] = set()
         self._thread: threading.Thread | None = None
+        self._wakes_at = 0.0
         self._leave = False  # the thread does not wait for another watch
 
-    def watch(self, seconds: float, act: Callable[[], None]) -> Watch:
-        """Act after that time, unless it is forgotten before."""
-        watch = Watch(time.monotonic() + seconds, next(self._numbers), act)
+    @contextmanager
+    def watch(self, seconds: float, act: Callable[[], object]) -> Iterator[None]:
+        """Act after that time, unless the block has ended before. After the block the act is not under way either."""
+        watch = _Watch(time.monotonic() + seconds, act)
         with self._changed:
-            heapq.heappush(self._watches, watch)
-            if self._awake_at is None:
-                self._awake_at, self._leave = watch.moment, False
+            self._watches.add(watch)
+            if self._thread is None:
+                self._leave = False
                 self._thread = threading.Thread(target=self._run, name="tidb_magic-deadlines", daemon=True)
                 self._thread.start()
-            elif watch.moment < self._awake_at:
+            elif watch.moment < self._wakes_at:
                 self._changed.notify()
-        return watch
-
-    def forget(self, watch: Watch) -> None:
-        """Do not act any more. After that the act is not under way either."""
-        with self._changed:
-            watch.over, watch.act = True, _nothing  # so that a connection is freed before the moment has come
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._watches.discard(watch)
 
     def rest(self) -> None:
         """End the thread now, if nothing waits."""
         with self._changed:
-            thread = None if any(not watch.over for watch in self._watches) else self._thread
+            thread = None if self._watches else self._thread
             self._leave = thread is not None
             self._changed.notify()
         if thread is not None:
@@ -74,29 +65,17 @@ class Watchdog:
 
     def _run(self) -> None:
         with self._changed:
-            while True:
+            while self._thread is not None:
                 now = time.monotonic()
-                while self._watches and (self._watches[0].over or self._watches[0].moment <= now):
-                    watch = heapq.heappop(self._watches)
-                    if not watch.over:
-                        watch.act()
-                if all(watch.over for watch in self._watches):
-                    self._watches.clear()
-                if not self._watches and self._idle():
-                    self._awake_at = None
-                    return
-                if self._watches:
-                    self._sleep(self._watches[0].moment)
-
-    def _idle(self) -> bool:
-        """Wait a moment for the next watch; tell whether none came."""
-        if not self._leave:
-            self._sleep(time.monotonic() + _IDLE)
-        return not self._watches
-
-    def _sleep(self, until: float) -> None:
-        self._awake_at = min(until, time.monotonic() + _IDLE)
-        self._changed.wait(self._awake_at - time.monotonic())
+                for watch in [one for one in self._watches if one.moment <= now]:
+                    self._watches.discard(watch)
+                    watch.act()
+                idle = not self._watches
+                if not self._leave:
+                    self._wakes_at = min([now + _IDLE, *(one.moment for one in self._watches)])
+                    self._changed.wait(self._wakes_at - now)
+                if idle and not self._watches:
+                    self._thread = None
 
 
 WATCHDOG = Watchdog()

@@ -6,7 +6,6 @@ import ssl
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakSet
 
@@ -15,7 +14,7 @@ import pymysql.connections
 from pymysql.constants import COMMAND, ER
 from pymysql.converters import encoders
 
-from tidb_magic.connection.deadline import WATCHDOG, Watch
+from tidb_magic.connection.deadline import WATCHDOG
 from tidb_magic.connection.error_map import UnsafeError, connect_error, strip_traceback
 from tidb_magic.connection.row_reader import Answer, Result
 from tidb_magic.connection.settings import Secret, Settings
@@ -145,20 +144,16 @@ class Timeout:
     """Ends a driver's work when the time is over, whatever it is doing. Its read_timeout is for each packet."""
 
     def __init__(self, driver: Driver, seconds: float) -> None:
-        self.seconds = seconds
         self.passed = False
         self._driver = driver
-        self._watch: Watch | None = None
+        self._watch = WATCHDOG.watch(seconds, self._shut)
 
     def __enter__(self) -> Self:
-        self._watch = WATCHDOG.watch(self.seconds, self._shut)
+        self._watch.__enter__()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._watch is not None:
-            WATCHDOG.forget(self._watch)
+    def __exit__(self, *_: object) -> None:
+        self._watch.__exit__(None, None, None)
 
     def _shut(self) -> None:
         self.passed = True

@@ -4,14 +4,15 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
-from typing import Any, Self
+from typing import TYPE_CHECKING, Self
 from weakref import WeakSet
 
-from tidb_magic.connection.driver import (
-    addresses,
-)
+from tidb_magic.connection.driver import addresses
 
-HELD: "WeakSet[Any]" = WeakSet()  # of Connection, which imports this module
+if TYPE_CHECKING:
+    from tidb_magic.connection.connection import Connection
+
+HELD: "WeakSet[Connection]" = WeakSet()
 HOLDING = threading.Lock()
 
 

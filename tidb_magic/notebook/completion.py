@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from IPython.core.completer import CompletionContext, SimpleCompletion, SimpleMatcherResult, context_matcher
 from IPython.core.error import UsageError
@@ -18,7 +18,7 @@ from tidb_magic.notebook.arguments import FILTERS, NOT_WITH, Parser, connect_par
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
-    from tidb_magic.api import Cluster
+    from tidb_magic.notebook.magics import TidbMagics
     from tidb_magic.sessions.processlist import ProcessList
 
 IDENTIFIER = "tidb_magic"
@@ -60,19 +60,7 @@ _LOOKED_AT = 100  # of the values of a list, in order to tell whether it holds i
 Offer = tuple[str, str]  # what comes into the line, and what is shown beside it
 
 
-class Known(Protocol):
-    """What the magics know without asking."""
-
-    @property
-    def seen(self) -> "ProcessList | None":
-        """The list that was read last."""
-
-    @property
-    def clusters(self) -> "Mapping[str, Cluster]":
-        """What is connected, by alias."""
-
-
-def install(shell: "InteractiveShell", known: Known) -> None:
+def install(shell: "InteractiveShell", magics: "TidbMagics") -> None:
     """Complete the lines of the magics in this shell."""
 
     @context_matcher(identifier=IDENTIFIER)  # type: ignore[untyped-decorator]  # IPython has no types for it
@@ -80,7 +68,7 @@ def install(shell: "InteractiveShell", known: Known) -> None:
         word, offers = "", list[Offer]()
         with suppress(Exception):  # whatever it is, a person who pressed Tab cannot do anything about it
             if line := _line(context, shell):
-                word, offers = line.word, list(islice(line.offers(known, shell.user_ns), context.limit))
+                word, offers = line.word, list(islice(line.offers(magics, shell.user_ns), context.limit))
         found = [SimpleCompletion(text, type=beside) for text, beside in offers]
         return SimpleMatcherResult(completions=found, matched_fragment=word, suppress=bool(found), ordered=True)
 
@@ -108,7 +96,7 @@ class Line:
     wanting: argparse.Action | None
     others: tuple[str, ...]
 
-    def offers(self, known: Known, names: Mapping[str, Any]) -> Iterator[Offer]:
+    def offers(self, magics: "TidbMagics", names: Mapping[str, Any]) -> Iterator[Offer]:
         """Return what the word can become."""
         action, before, word = self.wanting, "", self.word
         option, equals, value = word.partition("=")
@@ -118,7 +106,7 @@ class Line:
         if action is None and typed.startswith("-"):
             yield from _fitting(self._options(), typed)
             return
-        found = self._words(typed, known, names) if action is None else _values(action.dest, typed, known, names)
+        found = self._words(typed, magics, names) if action is None else _values(action.dest, typed, magics, names)
         nothing = True
         for text, beside in _fitting(found, typed):
             if not text.startswith("-"):  # which would be taken for an option
@@ -145,18 +133,18 @@ class Line:
             out.add("yes")
         return ((text, "option") for text, action in self.parser.options.items() if action.dest not in out)
 
-    def _words(self, typed: str, known: Known, names: Mapping[str, Any]) -> Iterator[Offer]:
+    def _words(self, typed: str, magics: "TidbMagics", names: Mapping[str, Any]) -> Iterator[Offer]:
         """Return the words that are no options: a source, or the targets of a kill."""
         if self.parser is connect_parser() and not self.others:
             yield from [("playground", "cluster of this machine"), ("sql", "connection of %sql")]
-            yield from ((alias, "connected") for alias in known.clusters)
+            yield from ((alias, "connected") for alias in magics.clusters)
             yield from _variables(names, _is_target)
         if self.parser is kill_parser() and not self.above_cell:
             if {word.upper() for word in self.others} <= {"KILL", "TIDB"}:
                 yield from [("QUERY", "its statement"), ("CONNECTION", "the session")]
-            if known.seen is not None and not self.given & (FILTERS | {"from_"}):
+            if magics.seen is not None and not self.given & (FILTERS | {"from_"}):
                 done = self._ids()
-                yield from (offer for offer in _sessions(known.seen, typed) if offer[0] not in done)
+                yield from (offer for offer in _sessions(magics.seen, typed) if offer[0] not in done)
 
 
 def _line(context: CompletionContext, shell: "InteractiveShell") -> Line | None:
@@ -229,9 +217,9 @@ def _can_be_typed(text: str) -> bool:
     return bool(text.strip()) and text.isprintable()
 
 
-def _values(option: str, typed: str, known: Known, names: Mapping[str, Any]) -> Iterable[Offer]:
+def _values(option: str, typed: str, magics: "TidbMagics", names: Mapping[str, Any]) -> Iterable[Offer]:
     """Return what an option can have; where it takes several, one more behind those that are typed."""
-    seen = known.seen
+    seen = magics.seen
     if option in {"sort", "by"}:
         before = typed[: typed.rfind(",") + 1] if option == "by" else ""
         done = before.upper().split(",")

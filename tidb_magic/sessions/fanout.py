@@ -10,7 +10,7 @@ from tidb_magic.cluster.pool import Pool
 from tidb_magic.cluster.topology import Instance
 from tidb_magic.connection.cleanup import end_statement
 from tidb_magic.connection.connection import Connection, with_reconnect
-from tidb_magic.connection.deadline import PATIENCE, SPREAD, Deadline
+from tidb_magic.connection.deadline import PATIENCE, Deadline
 from tidb_magic.connection.row_reader import Result
 from tidb_magic.display import progress
 from tidb_magic.errors import (
@@ -24,6 +24,7 @@ from tidb_magic.errors import (
 from tidb_magic.queries import query
 from tidb_magic.sessions.membership import MembersQuestion
 
+_SPREAD = 4  # times as long as the latest answer took the others are waited for
 _MEMBERS_AGE = 10.0  # seconds since PD answered, after which an incomplete reading waits for PD, too
 POLL = 0.05  # seconds; a change is noticed at once, a moment that passes after that time
 
@@ -115,7 +116,7 @@ class FanOut:
     @property
     def accept(self) -> float:
         """The moment from which on an incomplete answer is accepted."""
-        return self._since + max(self._pool.monitor.grace(self._deadline), SPREAD * self._latest)
+        return self._since + max(self._pool.monitor.grace(self._deadline), _SPREAD * self._latest)
 
     def responding(self) -> set[str]:
         """Return the instances that respond."""

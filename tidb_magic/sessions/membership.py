@@ -11,8 +11,6 @@ from tidb_magic.connection.connection import Connection
 from tidb_magic.connection.deadline import Deadline
 from tidb_magic.errors import DeadlineError, TidbMagicError
 
-_SPREAD = 10  # times as long as an instance took to respond PD is waited for, which is asked through one
-
 
 class MembersQuestion:
     """The question of one reading. `answered` is whether PD has answered; `changed` is notified then.
@@ -46,7 +44,7 @@ class MembersQuestion:
 
     @property
     def _limit(self) -> float:
-        return self._pool.monitor.grace(self._deadline, _SPREAD)
+        return self._pool.monitor.grace(self._deadline)
 
     def _update_members(self, connection: Connection) -> None:
         try:
