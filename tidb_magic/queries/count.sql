@@ -1,5 +1,6 @@
--- How many sessions match the filters, idle ones included: asked only when none of them is listed.
-SELECT {server_deadline} COUNT(*)
+-- How many sessions match the filters and are not idle: asked only when the limit leaves out some.
+SELECT {server_deadline} COUNT(DISTINCT INSTANCE, ID)
 FROM (
 {sessions}
 ) AS found
+WHERE {active}

@@ -2,6 +2,8 @@
 -- of active ones only: TIME of the others is how long they have been idle. MEM is a counter that can fall below zero.
 SELECT {server_deadline} {columns},
        COUNT(*) AS SESSIONS,
+       COUNT(*) AS tidb_magic_sessions,
+       COUNT(DISTINCT INSTANCE, ID) AS tidb_magic_ids,
        CAST(SUM({active}) AS SIGNED) AS ACTIVE,
        MAX(IF({active}, TIME, NULL)) AS LONGEST,
        CAST(SUM(IF(MEM < 1 << 62, MEM, 0)) AS SIGNED) AS MEMORY

@@ -11,7 +11,7 @@ filter_min_time: TIME >= %(min_time)s
 filter_match: INFO RLIKE %(match)s
 -- The beginning of a statement. As bytes: LEFT of text would replace what is no UTF-8.
 info: LEFT(CAST(INFO AS BINARY), %(info_cut)s)
-info_and_length: {info} AS INFO, IF(LENGTH(INFO) > %(info_cut)s, LENGTH(INFO), NULL) AS tidb_magic_length
+info_length: IF(LENGTH(INFO) > %(info_cut)s, LENGTH(INFO), NULL) AS tidb_magic_length
 -- HOST without its port, in which clients differ:
 host_alone: IF(HOST RLIKE ':[0-9]+$', LEFT(HOST, LENGTH(HOST) - LENGTH(SUBSTRING_INDEX(HOST, ':', -1)) - 1), HOST)
 -- The server ends the statement by its own deadline:

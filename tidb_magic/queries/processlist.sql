@@ -1,14 +1,22 @@
--- Sessions that run something or hold a transaction. {sessions} are those that match the filters: sessions_cluster.sql,
--- sessions_distinct.sql or sessions_local.sql. tidb_magic_sessions counts them, idle ones included, tidb_magic_matched
--- what is listed without the limit.
+-- Sessions that match the filters, the first ones by {order}; {shown} leaves out idle ones, or is TRUE. The rows of the
+-- second part count all sessions that match, for each instance: its columns are NULL but for INSTANCE and the counts. The
+-- two counts differ where an instance is listed twice. {sessions} are those that match the filters: sessions_cluster.sql,
+-- sessions_distinct.sql or sessions_local.sql.
 -- ORDER BY makes TiDB wait for every instance: a bare LIMIT can be silently partial.
-SELECT {server_deadline} {columns}, tidb_magic_sessions, COUNT(*) OVER () AS tidb_magic_matched
-FROM (
-    SELECT *, COUNT(*) OVER () AS tidb_magic_sessions
+(
+    SELECT {server_deadline} {columns}, NULL AS tidb_magic_sessions, NULL AS tidb_magic_ids
     FROM (
 {sessions}
     ) AS found
-) AS counted
-WHERE {active}
-ORDER BY {order}, INSTANCE, ID
-LIMIT %(limit)s
+    WHERE {shown}
+    ORDER BY {order}, INSTANCE, ID
+    LIMIT %(limit)s
+)
+UNION ALL
+(
+    SELECT {nothing}, COUNT(*), COUNT(DISTINCT ID)
+    FROM (
+{sessions}
+    ) AS counted
+    GROUP BY INSTANCE
+)

@@ -1,6 +1,6 @@
 """How many sessions there are, by any column."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pandas as pd
 
@@ -10,22 +10,51 @@ from tidb_magic.connection.deadline import DEADLINE, Deadline, hint
 from tidb_magic.connection.row_reader import Result
 from tidb_magic.errors import OptionError
 from tidb_magic.queries import query
+from tidb_magic.sessions.fanout import Gathered
 from tidb_magic.sessions.filters import Filters
 from tidb_magic.sessions.lookup import GRACE
+from tidb_magic.sessions.processlist import OURS, to_columns
 from tidb_magic.sessions.statements import (
     LIMIT,
     check_limit,
     column_name,
-    counts_frame,
     described,
     gather_lists,
     grouped,
     quoted,
     run_statement,
-    source,
     without_own_session,
 )
 from tidb_magic.sessions.summaries import SessionCounts
+
+Before = Callable[[Connection, str | None, Deadline], object]
+
+
+def count(
+    pool: Pool, names: Sequence[str], filters: Filters, deadline: float, before: Before | None = None
+) -> tuple[pd.DataFrame, Gathered]:
+    """Count the sessions of the whole cluster by these columns. `before` does something on each connection first."""
+    groups = {name: grouped(name) for name in names}
+    parts = {
+        "columns": ", ".join(f"{text} AS {quoted(name)}" for name, text in groups.items()),
+        "groups": ", ".join(groups.values()),
+    }
+
+    def ask(connection: Connection, instance: str | None, due: Deadline) -> list[Result]:
+        if before is not None:
+            before(connection, instance, due)
+        return [run_statement(connection, "count_by", filters, instance, due, parts=parts)]
+
+    gathered = gather_lists(pool, ask, filters, deadline)
+    found = Result.joined([results[0] for results in gathered.parts])
+    frame = pd.DataFrame(to_columns(found, [name for name in found.columns if not name.startswith(OURS)]))
+    if frame.empty and filters.condition == "TRUE":
+        gathered = without_own_session(gathered)
+    if len(gathered.parts) > 1:
+        how = {"SESSIONS": "sum", "ACTIVE": "sum", "LONGEST": "max", "MEMORY": "sum"}
+        frame = frame.groupby(list(names), dropna=False, as_index=False).agg(how)
+        frame = frame.sort_values(["SESSIONS", *names], ascending=[False, *[True] * len(names)], ignore_index=True)
+    return frame, gathered
 
 
 def count_by(
@@ -37,28 +66,11 @@ def count_by(
     deadline: float = DEADLINE,
 ) -> SessionCounts:
     """Count the sessions of the whole cluster by these columns, idle ones included. As `read` for the rest."""
-    filters = filters or Filters()
     check_limit(limit)
     names = list(dict.fromkeys(column_name(pool, name, "by") for name in columns))
     if not names:
         raise OptionError("by names no column.")
-    groups = {name: grouped(name) for name in names}
-    parts = {
-        "columns": ", ".join(f"{text} AS {quoted(name)}" for name, text in groups.items()),
-        "groups": ", ".join(groups.values()),
-    }
-
-    def ask(connection: Connection, instance: str | None, due: Deadline) -> list[Result]:
-        return [run_statement(connection, "count_by", filters, source(instance, once=True), due, parts=parts)]
-
-    gathered = gather_lists(pool, ask, filters, deadline)
-    frame = pd.concat([counts_frame(results[0]) for results in gathered.parts], ignore_index=True)
-    if frame.empty and filters.condition == "TRUE":
-        gathered = without_own_session(gathered)
-    if len(gathered.parts) > 1:
-        how = {"SESSIONS": "sum", "ACTIVE": "sum", "LONGEST": "max", "MEMORY": "sum"}
-        frame = frame.groupby(names, dropna=False, as_index=False).agg(how)
-        frame = frame.sort_values(["SESSIONS", *names], ascending=[False, *[True] * len(names)], ignore_index=True)
+    frame, gathered = count(pool, names, filters or Filters(), deadline)
     counts = SessionCounts(frame.head(limit))
     counts.groups = len(frame)
     return described(counts, pool, gathered)

@@ -10,36 +10,25 @@ from tidb_magic.cluster.pool import Pool
 from tidb_magic.cluster.topology import Instance
 from tidb_magic.connection.connection import Connection
 from tidb_magic.connection.deadline import DEADLINE, Deadline
-from tidb_magic.connection.row_reader import Result
 from tidb_magic.connection.settings import host_port
 from tidb_magic.display.frame import by_column, typed
 from tidb_magic.errors import ServerError
+from tidb_magic.sessions.counts import count
 from tidb_magic.sessions.filters import Filters
-from tidb_magic.sessions.statements import (
-    counts_frame,
-    described,
-    gather_lists,
-    run_statement,
-    source,
-    without_own_session,
-)
+from tidb_magic.sessions.statements import described
 from tidb_magic.sessions.summaries import InstanceList
 
 
 def list_instances(pool: Pool, *, deadline: float = DEADLINE) -> InstanceList:
     """List the registered instances, with the sessions of each. As `read` for the rest."""
-    parts = {"columns": "INSTANCE", "groups": "INSTANCE"}
 
-    def ask(connection: Connection, instance: str | None, due: Deadline) -> list[Result]:
+    def update_members(connection: Connection, instance: str | None, due: Deadline) -> None:
         if instance is None:
             with suppress(ServerError):
                 pool.update_members(topology.instances(connection, deadline=due.left))
-        return [run_statement(connection, "count_by", Filters(), source(instance, once=True), due, parts=parts)]
 
-    gathered = gather_lists(pool, ask, Filters(), deadline)
-    counts = pd.concat([counts_frame(results[0]) for results in gathered.parts]).set_index("INSTANCE")
-    if counts.empty:
-        gathered = without_own_session(gathered)
+    frame, gathered = count(pool, ["INSTANCE"], Filters(), deadline, update_members)
+    counts = frame.set_index("INSTANCE")
     if gathered.complete and not pool.topology.membership.authoritative:
         pool.topology.assume(counts.index)  # no table names them
     taken_at = datetime.now().astimezone()

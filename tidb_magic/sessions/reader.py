@@ -1,6 +1,5 @@
 """The list of sessions, read from the whole cluster."""
 
-from collections.abc import Sequence
 from contextlib import suppress
 from time import monotonic
 
@@ -11,11 +10,13 @@ from tidb_magic.connection.row_reader import Result
 from tidb_magic.connection.settings import host_port
 from tidb_magic.display.frame import Origin
 from tidb_magic.errors import TidbMagicError
+from tidb_magic.queries import fragment
 from tidb_magic.sessions.fanout import Ask, Gathered
 from tidb_magic.sessions.filters import Filters
 from tidb_magic.sessions.lookup import clock, find_itself
 from tidb_magic.sessions.processlist import ProcessList, each_once, to_frame
 from tidb_magic.sessions.statements import (
+    COUNTED,
     LIMIT,
     check_limit,
     column_name,
@@ -24,7 +25,6 @@ from tidb_magic.sessions.statements import (
     quoted,
     run_statement,
     selected,
-    source,
     without_own_session,
 )
 
@@ -89,95 +89,92 @@ def read_also(  # noqa: PLR0913 (as read)
     check_limit(limit)
     by = "TIME" if sort is None else column_name(pool, sort, "sort")
     order = f"{quoted(by)} {'DESC' if pool.main.columns[by] in _NUMBERS else 'ASC'}"
-    statement = "processlist_idle" if filters.everything else "processlist"
     room = max(_FEW, _FITS * limit) if filters.everything else _FEW
     whole = pool.sessions is not None and pool.sessions < room
 
     absent: list[Connection] = []  # connections that a list of theirs does not show
 
     def ask(connection: Connection, instance: str | None, due: Deadline) -> list[Result]:
-        columns = ", ".join(selected(name, full=full) for name in connection.columns)
-        parts = {"columns": columns, "order": order}
-        sessions = source(instance, once=not whole)
-        name = "processlist_all" if whole else statement
-        listing = counting = run_statement(connection, name, filters, sessions, due, limit=limit, parts=parts)
-        found = listing.by_name
-        ours = filters.condition == "TRUE" and (whole or len(found["ID"]) < limit)
-        if ours and not any(connection.token in (text or "") for text in found["INFO"]):
+        columns = selected(connection.columns, full=full)
+        parts = {
+            "columns": ", ".join(columns),
+            "nothing": ", ".join("INSTANCE" if column == quoted("INSTANCE") else "NULL" for column in columns),
+            "order": order,
+            "shown": "TRUE" if filters.everything else fragment("active"),
+        }
+        name = "processlist_all" if whole else "processlist"
+        answer = run_statement(connection, name, filters, instance, due, limit=limit, parts=parts)
+        listing, matching = _without_counts(answer)
+        pool.topology.learn(dict(zip(listing.by_name["INSTANCE"], listing.by_name["ID"], strict=True)))
+        if whole and not filters.everything:
+            listing = listing.take(_active(listing))
+        matched = len(listing.data[0])
+        if not whole and matched == limit:
+            matched = matching
+            if not filters.everything:
+                ((matched,),) = run_statement(connection, "count", filters, instance, due).rows
+        elif filters.condition == "TRUE" and not any(
+            connection.token in (text or "") for text in listing.by_name["INFO"]
+        ):
             absent.append(connection)
-        if not (whole or found["ID"] or filters.everything):
-            counting = run_statement(connection, "count", filters, sessions, due)
         if instance is None and connection.proven is None:
             find_itself(connection, listing)
-        return [listing, counting, *(also(connection, instance, due) if also else ())]
+        counts = Result(("matched", "matching"), frozenset(), ([matched], [matching]))
+        return [listing, counts, *(also(connection, instance, due) if also else ())]
 
     requested = clock()
     gathered = gather_lists(pool, ask, filters, deadline)
     if absent:
         gathered = without_own_session(gathered)
     found = each_once(Result.joined([results[0] for results in gathered.parts]))
-    rows: Sequence[int] = range(len(found.data[0]))
-    if whole:
-        matching, rows = len(rows), rows if filters.everything else _active(found)
-        matched = len(rows)
-    else:
-        matching, matched = _counts(gathered, filters)
-    if whole or len(gathered.parts) > 1:
-        rows = _sorted(found, rows, by, pool.main.columns[by])
+    rows = _sorted(found, by, pool.main.columns[by])
+    matched, matching = (sum(column) for column in Result.joined([results[1] for results in gathered.parts]).data)
     listed = to_frame(found.take(rows[:limit]))
-    listed.limit, listed.matched, listed.hidden = limit, matched, matching - matched
+    listed.limit, listed.matched, listed.hidden = limit, matched, max(matching - matched, 0)
     if gathered.complete and filters.condition == "TRUE":
-        pool.sessions = listed.matched + listed.hidden
-    _note(pool, listed, gathered)
+        pool.sessions = matching
+    _note_own(pool, listed, gathered)
     if len({user for results in gathered.parts for user in set(results[0].by_name["USER"])} - {""}) < 2:
         _check_rights(pool)
     listed.origin = Origin(host_port(pool.settings.host, pool.settings.port), requested)
     return described(listed, pool, gathered), [results[2:] for results in gathered.parts]
 
 
+def _without_counts(answer: Result) -> tuple[Result, int]:
+    """Return the sessions, each once, and how many there are without the limit."""
+    if COUNTED not in answer.columns:
+        found = each_once(answer)
+        return found, len(found.data[0])
+    counts = answer.by_name[COUNTED]
+    return answer.take([row for row, count in enumerate(counts) if count is None]), sum(filter(None, counts))
+
+
 def _active(found: Result) -> list[int]:
-    """Return the rows of sessions that run something or hold a transaction, as in processlist.sql."""
-    columns = found.by_name
-    sessions = zip(columns["COMMAND"], columns["TxnStart"], columns["INFO"], strict=True)
+    """Return the rows of sessions that run something or hold a transaction, as in fragments.sql."""
+    columns = (found.by_name[name] for name in ("COMMAND", "TxnStart", "INFO"))
     return [
         row
-        for row, (command, txn_start, info) in enumerate(sessions)
+        for row, (command, txn_start, info) in enumerate(zip(*columns, strict=True))
         if command != "Sleep" or txn_start or info is not None
     ]
 
 
-def _counts(gathered: Gathered, filters: Filters) -> tuple[int, int]:
-    """Return how many sessions match the filters, and how many of them are to be listed, by what the server counted."""
-    matched = sum(_first(results[0], "tidb_magic_matched") for results in gathered.parts)
-    if filters.everything:
-        return matched, matched
-    return sum(_first(results[1], "tidb_magic_sessions") for results in gathered.parts), matched
-
-
-def _sorted(found: Result, rows: Sequence[int], by: str, kind: str) -> list[int]:
-    """Return rows in the order in which the server sorts: NULL is the least."""
+def _sorted(found: Result, by: str, kind: str) -> list[int]:
+    """Return the rows in the order in which the server sorts: NULL is the least."""
     columns = found.by_name
-    by_id = sorted(rows, key=lambda row: (columns["INSTANCE"][row], columns["ID"][row]))
+    by_id = sorted(range(len(columns["ID"])), key=lambda row: (columns["INSTANCE"][row], columns["ID"][row]))
     values = columns[by]
     return sorted(by_id, key=lambda row: (values[row] is not None, values[row]), reverse=kind in _NUMBERS)
 
 
-def _first(result: Result, name: str) -> int:
-    """Return a count that every row repeats; the count of no listed row is 0, or the only value there is."""
-    if name in result.columns:
-        return next(iter(result.by_name[name]), 0)
-    return int(result.data[0][0])
-
-
-def _note(pool: Pool, listed: ProcessList, gathered: Gathered) -> None:
-    """Note which instances were seen, and which sessions are our own."""
+def _note_own(pool: Pool, listed: ProcessList, gathered: Gathered) -> None:
+    """Note which sessions are our own."""
     own, found = pool.own(), set()
     hosts = {host for host, _ in own.opening}
     for columns in (results[0].by_name for results in gathered.parts):
-        instances, ids = columns["INSTANCE"], columns["ID"]
-        pool.topology.learn(dict(zip(instances, ids, strict=True)))
+        ids = columns["ID"]
         aliases = columns.get("SESSION_ALIAS", [""] * len(ids))  # TiDB 6.5 has none
-        sessions = zip(instances, ids, columns["HOST"], aliases, strict=True)
+        sessions = zip(columns["INSTANCE"], ids, columns["HOST"], aliases, strict=True)
         found |= {one for one in sessions if one[1] in own.ids or one[2] in hosts or one[3] in own.aliases}
     listed.own = frozenset(one[:2] for one in found if own.has(*one))
 

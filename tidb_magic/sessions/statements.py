@@ -1,12 +1,10 @@
 """The statements of lists: their parts, how they are run, and what is noted of their answers."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from difflib import get_close_matches
 from typing import TypeVar
-
-import pandas as pd
 
 from tidb_magic.cluster.pool import Pool
 from tidb_magic.connection.connection import Connection
@@ -19,9 +17,11 @@ from tidb_magic.sessions.fanout import Ask, Gathered
 from tidb_magic.sessions.filters import Filters
 from tidb_magic.sessions.gather import gather
 from tidb_magic.sessions.lookup import GRACE
-from tidb_magic.sessions.processlist import INFO_CUT, OURS, to_columns
+from tidb_magic.sessions.processlist import INFO_CUT, OURS
 
 LIMIT = 200  # rows
+# How many sessions there are, and how many different IDs they have: columns of processlist.sql and count_by.sql.
+COUNTED, IDS = f"{OURS}sessions", f"{OURS}ids"
 Frame = TypeVar("Frame", bound=ReadFrame)
 _MOST = 10_000_000  # rows
 _ABSENT = "The list lacks the session that read it: the server omits sessions."
@@ -53,9 +53,10 @@ def quoted(name: str) -> str:
     return f"`{name.replace('`', '``').replace('%', '%%')}`"
 
 
-def selected(name: str, *, full: bool) -> str:
-    """Return how a column is selected: INFO is cut off unless `full`, and its length comes with it."""
-    return fragment("info_and_length") if name == "INFO" and not full else quoted(name)
+def selected(names: Iterable[str], *, full: bool) -> list[str]:
+    """Return how columns are selected: INFO is cut off unless `full`, and its length comes with it."""
+    cut = [f"{fragment('info')} AS INFO", fragment("info_length")]
+    return [column for name in names for column in (cut if name == "INFO" and not full else [quoted(name)])]
 
 
 def grouped(name: str) -> str:
@@ -64,39 +65,33 @@ def grouped(name: str) -> str:
     return fragment(special[name]) if name in special else quoted(name)
 
 
-@dataclass(frozen=True)
-class Source:
-    """Which sessions are meant: those of an instance, or of the whole cluster."""
-
-    name: str
-    instance: str | None
-
-
-def source(instance: str | None, *, once: bool) -> Source:
-    """Return the sessions of an instance, or of the cluster; `once` leaves out those that are listed twice."""
-    name = "sessions_local" if instance is not None else "sessions_distinct" if once else "sessions_cluster"
-    return Source(name, instance)
-
-
 def run_statement(  # noqa: PLR0913 (a statement and where it runs)
     connection: Connection,
     statement: str,
     filters: Filters,
-    source: Source,
+    instance: str | None,
     due: Deadline,
     *,
     limit: int = LIMIT,
     parts: Mapping[str, str] | None = None,
 ) -> Result:
-    """Run a statement on the sessions of a source that match the filters. As `read` for what can go wrong."""
-    within = due.left
-    args = {**filters.parameters, "milliseconds": hint(within), "limit": limit, "info_cut": INFO_CUT}
-    args["instance_name"] = source.instance
-    sessions = query(source.name, condition=filters.condition)
-    # The server ends it by MAX_EXECUTION_TIME; the deadline on our side is for when it cannot.
-    grace = GRACE if source.instance is None else 0
-    sql = query(statement, sessions=sessions, **(parts or {}))
-    return connection.query(sql, args, deadline=within + grace, leave=True)
+    """Run a statement on the sessions that match the filters: those of the named instance, or of the whole cluster.
+
+    If the statement counts sessions twice because an instance is listed twice, it is run again without that. As `read`
+    for what can go wrong.
+    """
+    for source in ("sessions_local",) if instance is not None else ("sessions_cluster", "sessions_distinct"):
+        within = due.left
+        args = {**filters.parameters, "milliseconds": hint(within), "limit": limit, "info_cut": INFO_CUT}
+        args["instance_name"] = instance
+        sql = query(statement, sessions=query(source, condition=filters.condition), **(parts or {}))
+        # The server ends it by MAX_EXECUTION_TIME; the deadline on our side is for when it cannot.
+        grace = GRACE if instance is None else 0
+        result = connection.query(sql, args, deadline=within + grace, leave=True)
+        counts, ids = (result.by_name.get(name, ()) for name in (COUNTED, IDS))
+        if all(count == different for count, different in zip(counts, ids, strict=True)):
+            break
+    return result
 
 
 def gather_lists(pool: Pool, ask: Ask, filters: Filters, deadline: float) -> Gathered:
@@ -119,8 +114,3 @@ def described(frame: Frame, pool: Pool, gathered: Gathered) -> Frame:
     frame.remarks = gathered.remarks
     frame.see_others = pool.capabilities.see_others
     return frame
-
-
-def counts_frame(result: Result) -> pd.DataFrame:
-    """Return the rows of count_by.sql."""
-    return pd.DataFrame(to_columns(result, [name for name in result.columns if not name.startswith(OURS)]))
