@@ -11,7 +11,7 @@ import tidb_magic
 from tests.balancer import Balancer
 from tests.clients import LONG, LONG_SELECT, Client, eventually, statements
 from tidb_magic import Cluster, ConnectionId, ProcessList
-from tidb_magic.errors import OptionError
+from tidb_magic.errors import DeadlineError, OptionError
 from tidb_magic.playground import Playground
 
 HOSTILE = [
@@ -135,8 +135,9 @@ def test_sorting_is_the_servers_numbers_from_the_largest_text_from_a(playground:
 
 
 def test_a_reading_without_our_own_session_is_not_complete(playground: Playground) -> None:
-    """With this planner TiDB 8.5.6 answers with no row at all, and no warning."""
+    """With this planner TiDB 8.5.6 answers with no row at all, and no warning; the list of a large cluster fails."""
     with tidb_magic.connect(playground.url(0)) as cluster:
+        cluster._pool.sessions = 1
         cluster._pool.connection().query("SET tidb_enable_cascades_planner = ON", deadline=LONG)
         for ask in (cluster.processlist, cluster.instances, lambda: cluster.count_by("USER")):
             found = ask()
@@ -151,6 +152,21 @@ def test_every_call_of_a_list_is_one_statement(playground: Playground, cluster: 
     cluster.processlist(idle=True, user="nobody")
     cluster.count_by("USER", "INSTANCE")
     assert len(asked) == 4
+
+
+@pytest.mark.parametrize("known", [1, None])  # few sessions, or nothing known of how many
+def test_the_server_ends_every_list_by_its_deadline(cluster: Cluster, known: int | None) -> None:
+    slow = f"SLEEP(0 * (ID = {cluster._pool.main.id})) >= 0"
+    asked = statements(cluster)
+    cluster._pool.sessions = known
+    cluster.processlist(where=slow, idle=True)
+    cluster.processlist(where=slow)
+    cluster.count_by("USER", where=slow)
+    assert len(asked) == 3
+    for sql in tuple(asked):
+        sql = sql.replace("SLEEP(0 ", "SLEEP(5 ") % {"limit": 5, "milliseconds": 100, "info_cut": 16}
+        with pytest.raises(DeadlineError, match="ended our statement by its deadline"):
+            cluster._pool.connection().query(sql, deadline=LONG)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from tidb_magic.queries import fragment
 from tidb_magic.sessions.fanout import Ask, Gathered
 from tidb_magic.sessions.filters import Filters
 from tidb_magic.sessions.lookup import clock, find_itself
-from tidb_magic.sessions.processlist import ProcessList, each_once, to_frame
+from tidb_magic.sessions.processlist import OURS, ProcessList, each_once, to_frame
 from tidb_magic.sessions.statements import (
     COUNTED,
     LIMIT,
@@ -32,6 +32,7 @@ ALL = 1_000_000  # rows: no limit
 _FEW = 500  # sessions: fewer are read whole, and counted, sorted and cut here
 _FITS = 0.75  # of the limit: as _FEW, for a list of all sessions
 _NUMBERS = {"bigint", "int", "double"}
+_OF_INSTANCE = {quoted("INSTANCE"): "INSTANCE", quoted("ID"): "MIN(ID)"}  # what a row of counts has
 _RIGHTS_AGE = 30.0  # seconds after which a list that shows one user only makes us ask again whether it may show others
 
 
@@ -98,23 +99,18 @@ def read_also(  # noqa: PLR0913 (as read)
         columns = selected(connection.columns, full=full)
         parts = {
             "columns": ", ".join(columns),
-            "nothing": ", ".join("INSTANCE" if column == quoted("INSTANCE") else "NULL" for column in columns),
+            "of_instance": ", ".join(_OF_INSTANCE.get(column, "NULL") for column in columns),
             "order": order,
             "shown": "TRUE" if filters.everything else fragment("active"),
         }
         name = "processlist_all" if whole else "processlist"
         answer = run_statement(connection, name, filters, instance, due, limit=limit, parts=parts)
-        listing, matching = _without_counts(answer)
-        pool.topology.learn(dict(zip(listing.by_name["INSTANCE"], listing.by_name["ID"], strict=True)))
-        if whole and not filters.everything:
-            listing = listing.take(_active(listing))
-        matched = len(listing.data[0])
-        if not whole and matched == limit:
-            matched = matching
-            if not filters.everything:
-                ((matched,),) = run_statement(connection, "count", filters, instance, due).rows
-        elif filters.condition == "TRUE" and not any(
-            connection.token in (text or "") for text in listing.by_name["INFO"]
+        pool.topology.learn(dict(zip(answer.by_name["INSTANCE"], answer.by_name["ID"], strict=True)))
+        listing, matched, matching = _listed(answer, everything=filters.everything)
+        if (
+            matched <= limit
+            and filters.condition == "TRUE"
+            and not any(connection.token in (text or "") for text in listing.by_name["INFO"])
         ):
             absent.append(connection)
         if instance is None and connection.proven is None:
@@ -140,13 +136,15 @@ def read_also(  # noqa: PLR0913 (as read)
     return described(listed, pool, gathered), [results[2:] for results in gathered.parts]
 
 
-def _without_counts(answer: Result) -> tuple[Result, int]:
-    """Return the sessions, each once, and how many there are without the limit."""
-    if COUNTED not in answer.columns:
-        found = each_once(answer)
-        return found, len(found.data[0])
-    counts = answer.by_name[COUNTED]
-    return answer.take([row for row, count in enumerate(counts) if count is None]), sum(filter(None, counts))
+def _listed(answer: Result, *, everything: bool) -> tuple[Result, int, int]:
+    """Return the sessions to list, how many those are without the limit, and how many match, idle ones included."""
+    if COUNTED in answer.columns:
+        counts, shown = answer.by_name[COUNTED], answer.by_name[f"{OURS}shown"]
+        rows = [row for row, count in enumerate(counts) if count is None]
+        return answer.take(rows), sum(filter(None, shown)), sum(filter(None, counts))
+    found = each_once(answer)
+    listing = found if everything else found.take(_active(found))
+    return listing, len(listing.data[0]), len(found.data[0])
 
 
 def _active(found: Result) -> list[int]:
