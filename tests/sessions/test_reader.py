@@ -156,17 +156,17 @@ def test_every_call_of_a_list_is_one_statement(playground: Playground, cluster: 
 
 @pytest.mark.parametrize("known", [1, None])  # few sessions, or nothing known of how many
 def test_the_server_ends_every_list_by_its_deadline(cluster: Cluster, known: int | None) -> None:
-    slow = f"SLEEP(0 * (ID = {cluster._pool.main.id})) >= 0"
+    sleeps = f"SLEEP(0 * (ID = {cluster._pool.main.id})) >= 0"
     asked = statements(cluster)
     cluster._pool.sessions = known
-    cluster.processlist(where=slow, idle=True)
-    cluster.processlist(where=slow)
-    cluster.count_by("USER", where=slow)
+    cluster.processlist(where=sleeps, idle=True)
+    cluster.processlist(where=sleeps)
+    cluster.count_by("USER", where=sleeps)
     assert len(asked) == 3
     for sql in tuple(asked):
-        sql = sql.replace("SLEEP(0 ", "SLEEP(5 ") % {"limit": 5, "milliseconds": 100, "info_cut": 16}
+        slow = sql.replace("SLEEP(0 ", "SLEEP(5 ") % {"limit": 5, "milliseconds": 100, "info_cut": 16}
         with pytest.raises(DeadlineError, match="ended our statement by its deadline"):
-            cluster._pool.connection().query(sql, deadline=LONG)
+            cluster._pool.connection().query(slow, deadline=LONG)
 
 
 @pytest.fixture
