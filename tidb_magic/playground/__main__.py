@@ -67,16 +67,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _start(options: argparse.Namespace) -> None:
-    wanted = Options(
-        options.instances,
-        options.port,
-        options.global_kill == "on",
-        options.compatible_kill_query,
-        options.connection_ids,
-        options.sem,
-        options.tls,
-        options.workload,
-    )
+    given = {name: value for name, value in vars(options).items() if name not in {"command", "name"}}
+    wanted = Options(**given | {"global_kill": options.global_kill == "on"})
     build()
     began = time.monotonic()
     playground = obtain(wanted, options.name)

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import psutil
 
@@ -34,12 +33,8 @@ class Playground:
     ----------
     name
         The name under which another process finds it; by default a unique one.
-    instances, port, global_kill, compatible_kill_query, connection_ids, sem, tls, workload
-        See ``python -m tidb_magic.playground start --help``.
-    initialize
-        SQL for the first start, each statement with a semicolon; no right is checked, also with `sem`.
-    stats_lease
-        TiDB's setting, as ``3s``: how often statistics are looked after; the shorter, the sooner auto analyze runs.
+    options
+        The fields of `Options`.
 
     Raises
     ------
@@ -47,39 +42,8 @@ class Playground:
         Not Linux or macOS, no Go to build with, a port taken, a server that died at start.
     """
 
-    def __init__(  # noqa: PLR0913 (the knobs are what it is for)
-        self,
-        instances: int = 3,
-        *,
-        name: str | None = None,
-        port: int | None = None,
-        global_kill: bool = True,
-        compatible_kill_query: bool = False,
-        connection_ids: Literal[32, 64] = 32,
-        sem: bool = False,
-        tls: bool = False,
-        workload: bool = False,
-        initialize: str = "",
-        stats_lease: str = "3s",
-    ) -> None:
-        options = Options(
-            instances,
-            port,
-            global_kill,
-            compatible_kill_query,
-            connection_ids,
-            sem,
-            tls,
-            workload,
-            initialize,
-            stats_lease,
-        )
-        self.state = State(name or "", "", options, {})
-
-    @classmethod
-    def of(cls, options: Options, *, name: str | None = None) -> Self:
-        """Return a playground of these options, not started yet."""
-        return cls(**asdict(options), name=name)
+    def __init__(self, *, name: str | None = None, **options: Any) -> None:
+        self.state = State(name or "", "", Options(**options), {})
 
     # -- starting and stopping ---------------------------------------------------------------------------------
 
@@ -111,9 +75,7 @@ class Playground:
         """Start."""
         return self.start()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Stop."""
         self.stop()
 
@@ -292,7 +254,7 @@ def find(name: str = DEFAULT) -> Playground | None:
 def obtain(options: Options, name: str = DEFAULT) -> Playground:
     """Return the running playground of this name, started with these options if none runs."""
     with lock(name):
-        return find(name) or Playground.of(options, name=name).start()
+        return find(name) or Playground(name=name, **asdict(options)).start()
 
 
 def _key(server: Server) -> str:

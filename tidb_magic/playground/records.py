@@ -19,7 +19,12 @@ FIRST_SQL, CA, CERT, KEY = "first.sql", "ca.pem", "cert.pem", "key.pem"  # in th
 
 @dataclass(frozen=True)
 class Options:
-    """How the cluster is set up; the words are those of TiDB's configuration."""
+    """How the cluster is set up; the words are those of TiDB's configuration.
+
+    `port` is that of the first instance, the others follow; by default they are free ones. `initialize` is SQL for the
+    first start, each statement with a semicolon; no right is checked, also with `sem`. `stats_lease` is how often
+    statistics are looked after: the shorter, the sooner auto analyze runs.
+    """
 
     instances: int = 3
     port: int | None = None
