@@ -1,6 +1,7 @@
 """The list of sessions, read from the whole cluster."""
 
 from contextlib import suppress
+from functools import partial
 from time import monotonic
 
 from tidb_magic.cluster.pool import Pool
@@ -17,9 +18,11 @@ from tidb_magic.sessions.lookup import clock, find_itself
 from tidb_magic.sessions.processlist import OURS, ProcessList, each_once, to_frame
 from tidb_magic.sessions.statements import (
     COUNTED,
+    IDS,
     LIMIT,
     check_limit,
     column_name,
+    counts_twice,
     described,
     gather_lists,
     quoted,
@@ -104,9 +107,12 @@ def read_also(  # noqa: PLR0913 (as read)
             "shown": "TRUE" if filters.everything else fragment("active"),
         }
         name = "processlist_all" if whole else "processlist"
-        answer = run_statement(connection, name, filters, instance, due, limit=limit, parts=parts)
+        run = partial(run_statement, connection, name, filters, instance, due, limit=limit, parts=parts)
+        answer = run()
+        if not whole and counts_twice(answer) and answer.by_name[COUNTED].count(None) == limit:
+            answer = run(once=True)
         pool.topology.learn(dict(zip(answer.by_name["INSTANCE"], answer.by_name["ID"], strict=True)))
-        listing, matched, matching = _listed(answer, everything=filters.everything)
+        listing, matched, matching = _listed(answer, limit, everything=filters.everything)
         if (
             matched <= limit
             and filters.condition == "TRUE"
@@ -136,15 +142,16 @@ def read_also(  # noqa: PLR0913 (as read)
     return described(listed, pool, gathered), [results[2:] for results in gathered.parts]
 
 
-def _listed(answer: Result, *, everything: bool) -> tuple[Result, int, int]:
+def _listed(answer: Result, limit: int, *, everything: bool) -> tuple[Result, int, int]:
     """Return the sessions to list, how many those are without the limit, and how many match, idle ones included."""
-    if COUNTED in answer.columns:
-        counts, shown = answer.by_name[COUNTED], answer.by_name[f"{OURS}shown"]
-        rows = [row for row, count in enumerate(counts) if count is None]
-        return answer.take(rows), sum(filter(None, shown)), sum(filter(None, counts))
-    found = each_once(answer)
-    listing = found if everything else found.take(_active(found))
-    return listing, len(listing.data[0]), len(found.data[0])
+    if COUNTED not in answer.columns:
+        found = each_once(answer)
+        listing = found if everything else found.take(_active(found))
+        return listing, len(listing.data[0]), len(found.data[0])
+    named = answer.by_name
+    listing = each_once(answer.take([row for row, count in enumerate(named[COUNTED]) if count is None]))
+    shown = len(listing.data[0])
+    return listing, shown if shown < limit else sum(filter(None, named[f"{OURS}shown"])), sum(filter(None, named[IDS]))
 
 
 def _active(found: Result) -> list[int]:

@@ -72,26 +72,27 @@ def run_statement(  # noqa: PLR0913 (a statement and where it runs)
     instance: str | None,
     due: Deadline,
     *,
+    once: bool = False,
     limit: int = LIMIT,
     parts: Mapping[str, str] | None = None,
 ) -> Result:
     """Run a statement on the sessions that match the filters: those of the named instance, or of the whole cluster.
 
-    If the statement counts sessions twice because an instance is listed twice, it is run again without that. As `read`
-    for what can go wrong.
+    With `once` a session that is listed twice is taken once. As `read` for what can go wrong.
     """
-    for source in ("sessions_local",) if instance is not None else ("sessions_cluster", "sessions_distinct"):
-        within = due.left
-        args = {**filters.parameters, "milliseconds": hint(within), "limit": limit, "info_cut": INFO_CUT}
-        args["instance_name"] = instance
-        sql = query(statement, sessions=query(source, condition=filters.condition), **(parts or {}))
-        # The server ends it by MAX_EXECUTION_TIME; the deadline on our side is for when it cannot.
-        grace = GRACE if instance is None else 0
-        result = connection.query(sql, args, deadline=within + grace, leave=True)
-        counts, ids = (result.by_name.get(name, ()) for name in (COUNTED, IDS))
-        if all(count == different for count, different in zip(counts, ids, strict=True)):
-            break
-    return result
+    within = due.left
+    args = {**filters.parameters, "milliseconds": hint(within), "limit": limit, "info_cut": INFO_CUT}
+    args["instance_name"] = instance
+    source = "sessions_local" if instance is not None else "sessions_distinct" if once else "sessions_cluster"
+    sql = query(statement, sessions=query(source, condition=filters.condition), **(parts or {}))
+    # The server ends it by MAX_EXECUTION_TIME; the deadline on our side is for when it cannot.
+    grace = GRACE if instance is None else 0
+    return connection.query(sql, args, deadline=within + grace, leave=True)
+
+
+def counts_twice(answer: Result) -> bool:
+    """Tell whether a statement counted sessions twice, as an instance was restarted and is listed twice."""
+    return list(answer.by_name[COUNTED]) != list(answer.by_name[IDS])
 
 
 def gather_lists(pool: Pool, ask: Ask, filters: Filters, deadline: float) -> Gathered:
