@@ -34,6 +34,7 @@ ONE_INSTANCE = "SELECT * FROM INFORMATION_SCHEMA.PROCESSLIST WHERE COMMAND <> 'S
 LOOK = "SELECT * FROM INFORMATION_SCHEMA.PROCESSLIST WHERE ID = {}"
 _MOST = 1.5  # times as long as by hand
 _TOGETHER = 10  # rows that are killed at once
+_ENDING = 30.0  # seconds until a client hears that its statement was killed
 _GIVE_UP = 300.0  # seconds for the start of the statements, and for the end of one that was killed
 
 
@@ -50,7 +51,9 @@ class Victim:
     def start(self) -> None:
         """Run the statement, again if it was killed."""
         if self.thread is not None:
-            self.thread.join()
+            self.thread.join(_ENDING)
+            if self.thread.is_alive():  # the kill failed
+                return
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
 
@@ -150,6 +153,7 @@ def kills(  # noqa: PLR0913 (what is killed, and how)
 ) -> None:
     """Time kills by id or by row, beside the same by hand on the instance of the statement.
 
+    After a kill by id the statement begins again, so that the load stays.
     By hand means: look, KILL, look until the statement is not shown any more. The answer to a KILL proves nothing.
     """
     give_up, wanted = time.monotonic() + _GIVE_UP, {victim.id for victim in victims}
@@ -166,11 +170,14 @@ def kills(  # noqa: PLR0913 (what is killed, and how)
             if time.monotonic() > give_up:
                 raise RuntimeError("The statement that was killed by hand does not end.")
 
-    for ours, theirs in zip(victims[:rounds], victims[rounds : 2 * rounds], strict=False):
+    for ours, theirs in islice(zip(cycle(victims[::2]), cycle(victims[1::2]), strict=False), rounds):
         row = listed[(listed["ID"] == ours.id) & (listed["INSTANCE"] == ours.address)]
         whom = row if by_row else ours.id
         measured.time("kill", partial(cluster.kill, whom, query=True), _not_interrupted)
         measured.time("kill by hand", partial(by_hand, theirs))
+        if not by_row:  # a statement that began after the list would be `changed`
+            ours.start()
+            theirs.start()
 
 
 def kills_by_rows(cluster: Cluster, measured: Measured, victims: Sequence[Victim], number: int) -> None:
@@ -229,7 +236,7 @@ def compare(  # noqa: PLR0913 (how the cluster is)
 
         lists(cluster, measured, by_hand, len(reached), rounds)
         kills(cluster, measured, hands, reached, rounds, by_row=by_row or not global_kill)
-        kills_by_rows(cluster, measured, reached[2 * rounds :], rows)
+        kills_by_rows(cluster, measured, reached[2 * rounds :] if by_row else reached, rows)
     return measured
 
 
@@ -245,6 +252,8 @@ def main() -> None:
     parser.add_argument("--by-row", action="store_true", help="kill by the rows of a list, as without global kill")
     parser.add_argument("--rows", type=int, default=0, help="then kill so many rows, ten of each list at once")
     options = parser.parse_args()
+    if (options.by_row or options.no_global_kill) and 2 * options.rounds > min(options.statements):
+        parser.error("Kills by row need two statements for each round.")
     how = {
         "global_kill": not options.no_global_kill,
         "balancer": options.balancer,
