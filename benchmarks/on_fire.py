@@ -235,7 +235,7 @@ def compare(  # noqa: PLR0913 (how the cluster is)
                 query(hands[instance], sql)
 
         lists(cluster, measured, by_hand, len(reached), rounds)
-        kills(cluster, measured, hands, reached, rounds, by_row=by_row or not global_kill)
+        kills(cluster, measured, hands, reached, rounds, by_row=by_row)
         kills_by_rows(cluster, measured, reached[2 * rounds :] if by_row else reached, rows)
     return measured
 
@@ -252,13 +252,14 @@ def main() -> None:
     parser.add_argument("--by-row", action="store_true", help="kill by the rows of a list, as without global kill")
     parser.add_argument("--rows", type=int, default=0, help="then kill so many rows, ten of each list at once")
     options = parser.parse_args()
-    if (options.by_row or options.no_global_kill) and 2 * options.rounds > min(options.statements):
+    by_row = options.by_row or options.no_global_kill
+    if by_row and 2 * options.rounds > min(options.statements):
         parser.error("Kills by row need two statements for each round.")
     how = {
         "global_kill": not options.no_global_kill,
         "balancer": options.balancer,
         "frozen": options.frozen,
-        "by_row": options.by_row,
+        "by_row": by_row,
         "rows": options.rows,
     }
     for statements in options.statements:
