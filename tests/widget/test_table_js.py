@@ -175,6 +175,13 @@ class Shown:
                 rows = self.frame.iloc[ask["from"] : ask["from"] + PART]
                 self.say("rows", version=self.version, part=part(rows, self.frame, self.rights))
 
+    def confirmed(self, number: int) -> str:
+        """Ask to kill a statement, answer the plan and confirm. Return the number of the question."""
+        self.button(number, "Kill query").click()
+        ask = self.planned()
+        self.press("Confirm: kill query")
+        return ask
+
     def planned(self, outcome: str = "planned", **message: Any) -> str:
         """Answer the last plan that was asked for. Return its number."""
         asked = self.told("plan")[-1]
@@ -755,9 +762,7 @@ def test_a_plan_that_comes_after_cancel_opens_nothing(table: Table) -> None:
 
 def test_confirm_asks_to_kill_and_a_question_soon_after_is_answered_by_itself(table: Table) -> None:
     shown = table(listed(session(1)))
-    shown.button(1, "Kill query").click()
-    ask = shown.planned()
-    shown.press("Confirm: kill query")
+    ask = shown.confirmed(1)
     assert shown.told("kill") == [{"kind": "kill", "ask": ask}]
     assert shown.told("yes") == []
     shown.say("asked", ask=ask)
@@ -769,9 +774,7 @@ def test_confirm_asks_to_kill_and_a_question_soon_after_is_answered_by_itself(ta
 
 def answered(shown: Shown) -> str:
     """Confirm a kill of session 1, and let the question be answered. Return the number of the kill."""
-    shown.button(1, "Kill query").click()
-    ask = shown.planned()
-    shown.press("Confirm: kill query")
+    ask = shown.confirmed(1)
     shown.say("asked", ask=ask)
     assert len(shown.told("yes")) == 1
     return ask
@@ -845,9 +848,7 @@ def test_a_click_while_a_cell_runs_says_that_it_waits_and_can_be_taken_back(page
 
 def test_a_confirmed_kill_can_be_taken_back_while_it_waits(page: Page, table: Table) -> None:
     shown = table(listed(session(1)))
-    shown.button(1, "Kill query").click()
-    ask = shown.planned()
-    shown.press("Confirm: kill query")
+    ask = shown.confirmed(1)
     page.clock.run_for(20_000)
     expect(shown.panel).to_contain_text("Nothing was sent yet.")
     shown.press("Take it back")
@@ -977,9 +978,7 @@ def test_a_kernel_that_has_switched_to_live_is_not_called_silent(page: Page, tab
 )
 def test_an_outcome_is_a_symbol_and_a_word_in_its_row_and_a_sentence(table: Table, outcome: str, text: str) -> None:
     shown = table(listed(session(1), session(2)))
-    shown.button(2, "Kill query").click()
-    ask = shown.planned()
-    shown.press("Confirm: kill query")
+    ask = shown.confirmed(2)
     shown.say("asked", ask=ask)
     shown.say("sending", ask=ask)
     shown.killed(outcome, reason="because of it")
@@ -992,9 +991,7 @@ def test_an_outcome_is_a_symbol_and_a_word_in_its_row_and_a_sentence(table: Tabl
 
 def test_an_error_of_a_kill_is_in_its_row_and_in_the_status(table: Table) -> None:
     shown = table(listed(session(1)))
-    shown.button(1, "Kill query").click()
-    ask = shown.planned()
-    shown.press("Confirm: kill query")
+    ask = shown.confirmed(1)
     shown.say("killed", ask=ask, error="This was cancelled. Nothing was sent.")
     expect(shown.outcome(1)).to_have_text("? unknown")
     expect(shown.status).to_have_text("This was cancelled. Nothing was sent.")
@@ -1022,9 +1019,7 @@ def test_the_next_statement_of_an_interrupted_session_can_be_killed(table: Table
 def test_focus_stays_in_the_table_when_the_outcome_comes(page: Page, table: Table) -> None:
     """Else the next key is a shortcut of the notebook."""
     shown = table(listed(session(1), session(2)))
-    shown.button(1, "Kill query").click()
-    ask = shown.planned()
-    shown.press("Confirm: kill query")
+    ask = shown.confirmed(1)
     shown.say("asked", ask=ask)
     shown.say("sending", ask=ask)
     shown.killed("interrupted")

@@ -30,8 +30,7 @@ class Waits:
     """What was answered: the waits that each instance lists, and the DDL jobs that have not ended.
 
     `heard` are the instances that listed theirs, `known` is whether every question was answered, `remarks` say which
-    were not;
-    `denied` is whether PROCESS is missing.
+    were not; `denied` is whether PROCESS is missing.
     """
 
     waits: tuple[Result, ...]

@@ -2,7 +2,6 @@
 -- of active ones only: TIME of the others is how long they have been idle. MEM is a counter that can fall below zero.
 SELECT {server_deadline} {columns},
        COUNT(*) AS SESSIONS,
-       COUNT(*) AS tidb_magic_sessions,
        COUNT(DISTINCT INSTANCE, ID) AS tidb_magic_ids,
        CAST(SUM({active}) AS SIGNED) AS ACTIVE,
        MAX(IF({active}, TIME, NULL)) AS LONGEST,

@@ -47,7 +47,7 @@ def count(
             before(connection, instance, due)
         run = partial(run_statement, connection, "count_by", filters, instance, due, parts=parts)
         answer = run()
-        return [run(once=True) if counts_twice(answer) else answer]
+        return [run(once=True) if counts_twice(answer, "SESSIONS") else answer]
 
     gathered = gather_lists(pool, ask, filters, deadline)
     found = Result.joined([results[0] for results in gathered.parts])

@@ -128,7 +128,7 @@ def read_also(  # noqa: PLR0913 (as read)
     gathered = gather_lists(pool, ask, filters, deadline)
     if absent:
         gathered = without_own_session(gathered)
-    found = each_once(Result.joined([results[0] for results in gathered.parts]))
+    found = Result.joined([results[0] for results in gathered.parts])
     rows = _sorted(found, by, pool.main.columns[by])
     matched, matching = (sum(column) for column in Result.joined([results[1] for results in gathered.parts]).data)
     listed = to_frame(found.take(rows[:limit]))
@@ -165,7 +165,7 @@ def _active(found: Result) -> list[int]:
 
 
 def _sorted(found: Result, by: str, kind: str) -> list[int]:
-    """Return the rows in the order in which the server sorts: NULL is the least."""
+    """Return the rows in the order in which the server sorts: NULL is the least. UNION ALL keeps no order."""
     columns = found.by_name
     by_id = sorted(range(len(columns["ID"])), key=lambda row: (columns["INSTANCE"][row], columns["ID"][row]))
     values = columns[by]

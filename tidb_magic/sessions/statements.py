@@ -20,7 +20,7 @@ from tidb_magic.sessions.lookup import GRACE
 from tidb_magic.sessions.processlist import INFO_CUT, OURS
 
 LIMIT = 200  # rows
-# How many sessions there are, and how many different IDs they have: columns of processlist.sql and count_by.sql.
+# How many sessions there are, and how many different IDs they have: columns of statements that count.
 COUNTED, IDS = f"{OURS}sessions", f"{OURS}ids"
 Frame = TypeVar("Frame", bound=ReadFrame)
 _MOST = 10_000_000  # rows
@@ -90,9 +90,9 @@ def run_statement(  # noqa: PLR0913 (a statement and where it runs)
     return connection.query(sql, args, deadline=within + grace, leave=True)
 
 
-def counts_twice(answer: Result) -> bool:
+def counts_twice(answer: Result, counts: str = COUNTED) -> bool:
     """Tell whether a statement counted sessions twice, as an instance was restarted and is listed twice."""
-    return list(answer.by_name[COUNTED]) != list(answer.by_name[IDS])
+    return list(answer.by_name[counts]) != list(answer.by_name[IDS])
 
 
 def gather_lists(pool: Pool, ask: Ask, filters: Filters, deadline: float) -> Gathered:
