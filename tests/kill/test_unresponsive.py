@@ -184,6 +184,27 @@ def test_a_kill_waits_for_an_instance_that_responds_late(
         assert client.error_code() == INTERRUPTED
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_a_kill_waits_longer_than_the_deadline_while_no_instance_responds(
+    fragile: Playground, cluster: Cluster, running: Any, deadline: float, known: bool
+) -> None:
+    """The whole cluster is overloaded then, so that its owner need not be frozen."""
+    with Client(fragile, 2) as client:
+        running(client.start(LONG_SELECT.format("late")))
+        if known:
+            assert only(cluster.plan([client.id]))["OUTCOME"] == "planned"
+        wakes = [threading.Timer(2 * deadline, fragile.resume, [instance]) for instance in range(3)]
+        for instance, wake in enumerate(wakes):
+            fragile.freeze(instance)
+            wake.start()
+        spent, report = timed(lambda: cluster.kill([client.id], query=True))
+        assert only(report)["OUTCOME"] == "interrupted"
+        assert spent > deadline
+        for wake in wakes:
+            wake.join()
+        assert client.error_code() == INTERRUPTED
+
+
 def test_a_look_that_takes_longer_than_the_deadline_is_waited_for_while_the_owner_responds(
     fragile: Playground, cluster: Cluster, running: Any, deadline: float
 ) -> None:

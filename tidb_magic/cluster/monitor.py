@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _RETRY = (1.0, 5.0)  # seconds between two tries while an instance is unresponsive: the first, and the longest
 SPREAD = 10  # times as long as most instances took to respond is waited for one that has not, and for PD
+_OTHERS = 2  # instances that are asked to tell an overloaded cluster from a frozen instance
+_LEAST = 0.25  # seconds that they get
 _RECENT = 60.0  # seconds for which it counts how long an instance took to respond
 
 
@@ -92,9 +94,21 @@ class Monitor:
             return deadline
         return max(deadline, min(SPREAD * median_low(recent), PATIENCE * deadline))
 
+    def others_respond(self, name: str, waited: float) -> bool:
+        """Tell whether another instance responds at once, while the named one has not for `waited` seconds.
+
+        If none does, the whole cluster is overloaded, and the named instance need not be frozen.
+        """
+        pool, responds = self._pool, threading.Event()
+        others = [one for at, one in pool.topology.registered().items() if at != name and at not in self.unresponsive]
+        others.sort(key=lambda one: pool.idle_connection(pool.topology.name(one)) is None)
+        for one in others[:_OTHERS]:
+            pool.start(self._respond, pool, one, waited, responds)
+        return not others or responds.wait(max(waited / SPREAD, _LEAST))
+
     @contextmanager
     def patience(self, instance: Instance | None, connection: Connection, deadline: float) -> Iterator[float]:
-        """Give a statement on an instance `PATIENCE` deadlines while the instance responds, else the time of `grace`.
+        """Give a statement on an instance `PATIENCE` deadlines while it or no other responds, else the time of `grace`.
 
         Whether it responds is found out by another connection, when the statement takes long.
 
@@ -107,16 +121,22 @@ class Monitor:
         pool = self._pool
         name = "" if instance is None else pool.topology.name(instance)
 
+        began = time.monotonic()
+
         def check() -> None:
+            nonlocal limit
             responds = threading.Event()
             if instance is not None:
                 pool.start(self._respond, pool, instance, PATIENCE * deadline, responds)
-            greeted = pool.openings.greeted
-            if not over.wait(limit - CHECK * deadline) and not responds.is_set() and not greeted(name):
-                late.set()
-                connection.close()
+            while not over.wait(began + limit - time.monotonic()):
+                if responds.is_set() or pool.openings.greeted(name):
+                    return
+                if self.others_respond(name, limit):
+                    late.set()
+                    connection.close()
+                    return
+                limit *= 2
 
-        began = time.monotonic()
         try:
             with WATCHDOG.watch(CHECK * deadline, lambda: pool.start(check)):
                 yield PATIENCE * deadline

@@ -180,6 +180,8 @@ def find_route(pool: Pool, location: Location, within: float) -> Route:
         except TidbMagicError as error:
             lost = connection is not None and not connection.open  # while it was not used
             slow = isinstance(error, DeadlineError) or (isinstance(error, ConnectTimeoutError) and error.greeted)
+            if isinstance(error, ConnectTimeoutError) and error.accepted:
+                slow = slow or not pool.monitor.others_respond(_name(pool, location), within)
             if attempt == 2 or not (lost or slow):
                 return _forward(pool, location, within, error)
             if slow:
@@ -215,8 +217,7 @@ def _forward(pool: Pool, location: Location, within: float, error: TidbMagicErro
         state = "off" if able.global_kill is False else "unknown"
         reason = f"global kill is {state}, so only a connection that is verified to be on {location} may send it"
         raise NoRouteError(Outcome.REFUSED, f"{reason}: a KILL could hit another. {error}") from error
-    instance = pool.topology.find(location.name, location.server)
-    name = location.name or (pool.topology.name(instance) if instance else str(location))
+    name = _name(pool, location)
     accepted = isinstance(error, ConnectTimeoutError) and error.accepted
     if accepted or isinstance(error, DeadlineError) or (pool.monitor.degraded and name in pool.monitor.unresponsive):
         raise NoRouteError(Outcome.UNREACHABLE, f"{name} did not respond. {error}") from error
@@ -225,6 +226,12 @@ def _forward(pool: Pool, location: Location, within: float, error: TidbMagicErro
     except TidbMagicError as lost:
         raise NoRouteError(Outcome.UNREACHABLE, str(lost)) from lost
     return Route(pool, location, main, RouteKind.FORWARD, name)
+
+
+def _name(pool: Pool, location: Location) -> str:
+    """Return the INSTANCE of a location, as far as it is known."""
+    instance = pool.topology.find(location.name, location.server)
+    return location.name or (pool.topology.name(instance) if instance else str(location))
 
 
 def _prove(pool: Pool, connection: Connection, location: Location, within: float) -> None:
