@@ -4,7 +4,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pymysql
@@ -38,6 +38,18 @@ def timed(kill: Callable[[], Any]) -> tuple[float, Any]:
     began = time.monotonic()
     report = kill()
     return time.monotonic() - began, report
+
+
+@contextmanager
+def frozen_for(playground: Playground, seconds: float) -> Iterator[None]:
+    """Freeze every instance, as if the whole cluster were overloaded, until that time is over."""
+    wakes = [threading.Timer(seconds, playground.resume, [one]) for one in range(playground.options.instances)]
+    for instance, wake in enumerate(wakes):
+        playground.freeze(instance)
+        wake.start()
+    yield
+    for wake in wakes:
+        wake.join()
 
 
 def still_runs(playground: Playground, client: Client, instance: int) -> bool:
@@ -193,15 +205,23 @@ def test_a_kill_waits_longer_than_the_deadline_while_no_instance_responds(
         running(client.start(LONG_SELECT.format("late")))
         if known:
             assert only(cluster.plan([client.id]))["OUTCOME"] == "planned"
-        wakes = [threading.Timer(2 * deadline, fragile.resume, [instance]) for instance in range(3)]
-        for instance, wake in enumerate(wakes):
-            fragile.freeze(instance)
-            wake.start()
-        spent, report = timed(lambda: cluster.kill([client.id], query=True))
+        with frozen_for(fragile, 2 * deadline):
+            spent, report = timed(lambda: cluster.kill([client.id], query=True))
         assert only(report)["OUTCOME"] == "interrupted"
         assert spent > deadline
-        for wake in wakes:
-            wake.join()
+        assert client.error_code() == INTERRUPTED
+
+
+def test_a_kill_that_was_sent_is_waited_for_on_its_connection_while_no_instance_responds(
+    fragile: Playground, cluster: Cluster, running: Any, deadline: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Client(fragile, 2) as client, ExitStack() as stack:
+        running(client.start(LONG_SELECT.format("late")))
+        assert only(cluster.plan([client.id]))["OUTCOME"] == "planned"
+        (owner,) = cluster._pool._owners
+        hold_between_check_and_send(monkeypatch, lambda: stack.enter_context(frozen_for(fragile, 2 * deadline)))
+        assert only(cluster.kill([client.id], query=True))["OUTCOME"] == "interrupted"
+        assert owner.open
         assert client.error_code() == INTERRUPTED
 
 

@@ -107,8 +107,10 @@ class Monitor:
         return not others or responds.wait(max(waited / SPREAD, _LEAST))
 
     @contextmanager
-    def patience(self, instance: Instance | None, connection: Connection, deadline: float) -> Iterator[float]:
-        """Give a statement on an instance `PATIENCE` deadlines while it or no other responds, else the time of `grace`.
+    def patience(
+        self, instance: Instance | None, connection: Connection, deadline: float, at_most: float
+    ) -> Iterator[None]:
+        """Wait `at_most` seconds for a statement while its instance or no other responds, else the time of `grace`.
 
         Whether it responds is found out by another connection, when the statement takes long.
 
@@ -127,7 +129,7 @@ class Monitor:
             nonlocal limit
             responds = threading.Event()
             if instance is not None:
-                pool.start(self._respond, pool, instance, PATIENCE * deadline, responds)
+                pool.start(self._respond, pool, instance, at_most, responds)
             while not over.wait(began + limit - time.monotonic()):
                 if responds.is_set() or pool.openings.greeted(name):
                     return
@@ -139,7 +141,7 @@ class Monitor:
 
         try:
             with WATCHDOG.watch(CHECK * deadline, lambda: pool.start(check)):
-                yield PATIENCE * deadline
+                yield
             if instance is not None:
                 self.responded(name, time.monotonic() - began)
         except ConnectError:

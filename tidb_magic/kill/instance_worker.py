@@ -13,7 +13,7 @@ from functools import partial
 from tidb_magic.cluster.pool import Pool
 from tidb_magic.connection.cleanup import end_statement
 from tidb_magic.connection.connection import with_reconnect
-from tidb_magic.connection.deadline import DEADLINE, Deadline, hint
+from tidb_magic.connection.deadline import DEADLINE, PATIENCE, Deadline, hint
 from tidb_magic.display.render import first_line
 from tidb_magic.errors import (
     AuditError,
@@ -151,7 +151,11 @@ class InstanceWorker:
             ids = {self._targets[at].id for at in (*waiting, *sent)}
             condition, within = self._job.condition, due.left
             observation = route.observe(
-                ids, condition, with_transactions=reader.with_transactions, patient=True, deadline=within
+                ids,
+                condition,
+                with_transactions=reader.with_transactions,
+                deadline=within,
+                at_most=PATIENCE * within,
             )
             for at in sent:
                 self._targets[at] = self._outcome(self._targets[at], observation, "")
@@ -210,9 +214,10 @@ class InstanceWorker:
 
     def _send_one(self, route: Route, at: int, until: float) -> bool:
         """Send one KILL. Return whether it was sent."""
-        target, within = self._targets[at], min(self._options.timeout, self._options.deadline)
+        target, timeout = self._targets[at], self._options.timeout
+        within = min(timeout, self._options.deadline)
         try:
-            warnings = route.send(target.statement.sql, deadline=within, patience=until - clock())
+            warnings = route.send(target.statement.sql, deadline=within, at_most=timeout, patience=until - clock())
         except (BusyError, ClosedError):
             return False
         except ServerError as error:
@@ -233,13 +238,14 @@ class InstanceWorker:
         pause, longest = _POLL
         while (sent := self._unproven()) and not self._stop.is_set():
             began = min(self._targets[at].sent or 0 for at in sent)
-            within = min(self._options.deadline, max(self._options.timeout - (clock() - began), _LEAST))
+            left = max(self._options.timeout - (clock() - began), _LEAST)
+            within = min(self._options.deadline, left)
             route, observation, unseen = self.routes[-1], None, ""
             try:
                 if not route.connection.open:
                     route = find_route(self._pool, self._location, within)
                     self.routes.append(route)
-                observation = route.observe({self._targets[at].id for at in sent}, deadline=within)
+                observation = route.observe({self._targets[at].id for at in sent}, deadline=within, at_most=left)
                 unseen = f"{', '.join(observation.missing)} did not answer." if observation.missing else ""
             except TidbMagicError as error:
                 unseen = str(error)

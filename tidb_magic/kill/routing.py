@@ -1,8 +1,8 @@
 """Cluster routing: the route to a session is a verified connection to its instance, else TiDB's own forwarding."""
 
 import threading
-from collections.abc import Collection
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 
 from tidb_magic.cluster.pool import Pool
@@ -71,12 +71,12 @@ class Route:
         condition: Condition = ANYTHING,
         *,
         with_transactions: bool = False,
-        patient: bool = False,
         deadline: float,
+        at_most: float,
     ) -> Observation:
         """Fetch these sessions there, `with_transactions` their transactions too.
 
-        If `patient`, an answer is waited for longer than the deadline while the instance responds.
+        An answer is waited for longer than the deadline, but `at_most` seconds, while the instance responds.
 
         Raises
         ------
@@ -86,7 +86,7 @@ class Route:
         """
         due = Deadline(deadline)
         name = None if self.forwards else self.name
-        with self._patience(deadline) if patient and not self.forwards else nullcontext(deadline) as limit:
+        with self._patience(deadline, at_most) as limit:
             seen = fetch_sessions(
                 self.connection,
                 ids,
@@ -104,8 +104,13 @@ class Route:
             raise ConnectError(f"The connection to {self.name} was lost.")
         return seen
 
-    def _patience(self, deadline: float) -> AbstractContextManager[float]:
-        return self.pool.monitor.patience(self._instance(), self.connection, deadline)
+    @contextmanager
+    def _patience(self, deadline: float, at_most: float) -> Iterator[float]:
+        if self.forwards or at_most <= deadline:
+            yield deadline
+        else:
+            with self.pool.monitor.patience(self._instance(), self.connection, deadline, at_most):
+                yield at_most
 
     def _instance(self) -> Instance | None:
         return self.pool.topology.find(self.location.name, self.location.server)
@@ -117,12 +122,13 @@ class Route:
             one.server_id == self.location.server or self.pool.topology.name(one) == self.name for one in known
         )
 
-    def send(self, sql: str, *, deadline: float, patience: float) -> tuple[str, ...]:
+    def send(self, sql: str, *, deadline: float, at_most: float, patience: float) -> tuple[str, ...]:
         """Send a KILL and return the server's warnings. Raises what `Connection.query` raises.
 
-        A KILL that misses its deadline is not ended.
+        A KILL that misses its deadline is not ended; `at_most` as of `observe`.
         """
-        return self.connection.query(sql, deadline=deadline, leave=True, patience=patience).warnings
+        with self._patience(deadline, at_most) as limit:
+            return self.connection.query(sql, deadline=limit, leave=True, patience=patience).warnings
 
     @property
     def forwards(self) -> bool:
