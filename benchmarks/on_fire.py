@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import cycle, islice
 from typing import Any
+from unittest.mock import patch
 
 import pymysql
 
@@ -23,6 +24,7 @@ from benchmarks.crowd import connect, query
 from benchmarks.ratio import HEADER, Ratio
 from tests.balancer import Balancer
 from tidb_magic import Cluster
+from tidb_magic.connection.deadline import DEADLINE
 from tidb_magic.playground import Playground
 
 HEAVY = (
@@ -211,6 +213,7 @@ def compare(  # noqa: PLR0913 (how the cluster is)
     frozen: bool = False,
     by_row: bool = False,
     rows: int = 0,
+    deadline: float = DEADLINE,
 ) -> Measured:
     """Measure on a cluster of its own; with one instance `frozen` by hand means the others, one after the other."""
     measured = Measured()
@@ -234,6 +237,8 @@ def compare(  # noqa: PLR0913 (how the cluster is)
             for sql, instance in [(ONE_INSTANCE, at) for at in running] if frozen else [(CLUSTER, 0)]:
                 query(hands[instance], sql)
 
+        for name in ("processlist", "kill"):
+            stack.enter_context(patch.object(cluster, name, partial(getattr(cluster, name), deadline=deadline)))
         lists(cluster, measured, by_hand, len(reached), rounds)
         kills(cluster, measured, hands, reached, rounds, by_row=by_row)
         kills_by_rows(cluster, measured, reached[2 * rounds :] if by_row else reached, rows)
@@ -251,6 +256,7 @@ def main() -> None:
     parser.add_argument("--frozen", action="store_true", help="freeze one of the three instances")
     parser.add_argument("--by-row", action="store_true", help="kill by the rows of a list, as without global kill")
     parser.add_argument("--rows", type=int, default=0, help="then kill so many rows, ten of each list at once")
+    parser.add_argument("--deadline", type=float, default=DEADLINE, help="of lists and kills (default: %(default)s)")
     options = parser.parse_args()
     by_row = options.by_row or options.no_global_kill
     if by_row and 2 * options.rounds > min(options.statements):
@@ -261,6 +267,7 @@ def main() -> None:
         "frozen": options.frozen,
         "by_row": by_row,
         "rows": options.rows,
+        "deadline": options.deadline,
     }
     for statements in options.statements:
         measured = compare(statements, loops=options.loops, rounds=options.rounds, **how)

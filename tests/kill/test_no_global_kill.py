@@ -14,6 +14,7 @@ from tests.kill.test_identity import kills, row_of
 from tests.kill.test_kill import INTERRUPTED, only
 from tidb_magic import Cluster, ProcessList
 from tidb_magic.connection.connection import Connection
+from tidb_magic.errors import ConnectError
 from tidb_magic.kill import routing
 from tidb_magic.playground import Playground
 
@@ -235,9 +236,9 @@ def test_the_proof_of_an_owner_that_took_long_to_reach_has_the_whole_deadline(
         time.sleep(min(within, 0.5))  # as on a machine that does other work
         return connection
 
-    def noted(pool: Any, connection: Connection, location: Any, within: float) -> None:
+    def noted(pool: Any, connection: Connection, location: Any, within: float, deadline: float) -> None:
         left.append(within)
-        prove(pool, connection, location, within)
+        prove(pool, connection, location, within, deadline)
 
     monkeypatch.setattr(routing, "_connect", slowly)
     monkeypatch.setattr(routing, "_prove", noted)
@@ -308,3 +309,26 @@ def test_the_same_id_after_a_restart_is_changed(second_cluster: Playground, ever
         assert after.alive()
         for client in (after, *others):
             client.__exit__(None, None, None)
+
+
+def test_a_connection_that_is_lost_at_the_deadline_is_opened_again_with_another_one(
+    no_global_kill: Playground, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect, prove, given = routing._connect, routing._prove, list[float]()
+
+    def noted(pool: Any, location: Any, within: float) -> Connection:
+        given.append(within)
+        return connect(pool, location, within)
+
+    def lost(pool: Any, connection: Connection, location: Any, within: float, deadline: float) -> None:
+        if len(given) == 1:
+            time.sleep(deadline)  # in which its proof is waited for
+            connection.close()
+            raise ConnectError("That could not be verified.")
+        prove(pool, connection, location, within, deadline)
+
+    monkeypatch.setattr(routing, "_connect", noted)
+    monkeypatch.setattr(routing, "_prove", lost)
+    with Client(no_global_kill, 1) as client:
+        assert only(cluster.kill(row_of_namesake(cluster, client), deadline=0.5))["OUTCOME"] == "killed"
+    assert given[1] > 0.4

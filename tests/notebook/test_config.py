@@ -169,7 +169,7 @@ def test_without_show_sql_the_table_hands_no_statement_to_the_browser(
     table = SessionTable(frame, TableSettings(3.0, 50, 10.0, 2.0))
     heard: list[Any] = []
     monkeypatch.setattr(table, "send", heard.append)
-    version = table.snapshot["version"]
+    version = table.version
     table._hear(None, {"kind": "text", "version": version, "instance": "10.0.0.1:10080", "id": "1"}, [])
     assert eventually(lambda: heard)[0]["text"] == "SELECT …"
     assert "card" not in str(table.get_state())

@@ -46,7 +46,7 @@ class Browser:
         return dict(found)
 
     def plans(self, client: Client, *, query: bool = True) -> dict[str, Any]:
-        version = self.table.snapshot["version"]
+        version = self.table.version
         sessions = [[client.instance, str(client.id)]]
         self.say("plan", ask="1", version=version, sessions=sessions, query=query)
         return self.hears("planned")
@@ -135,21 +135,21 @@ def test_an_answer_that_waited_for_a_cell_is_asked_back_again(
 def test_a_kill_is_of_the_rows_that_were_seen_also_after_a_refresh(
     browser: Browser, table: SessionTable, playground: Playground, victim: Client, running: Any
 ) -> None:
-    before = table.snapshot["version"]
+    before = table.version
     with Client(playground, 1) as root:
         root.query(f"KILL TIDB QUERY {victim.id}")
     victim.result()
     running(victim.start(LONG_SELECT.format("another")), aged=True)
     browser.say("refresh")
-    eventually(lambda: table.snapshot["version"] > before)
+    eventually(lambda: table.version > before)
     sessions = [[victim.instance, str(victim.id)]]
     browser.say("plan", ask="1", version=before, sessions=sessions, query=True)
     (row,) = browser.hears("planned")["rows"]
     assert (row["outcome"], row["reason"]) == ("changed", "it runs another statement")
     for _ in range(6):
-        version = table.snapshot["version"]
+        version = table.version
         browser.say("refresh")
-        eventually(lambda version=version: table.snapshot["version"] > version)  # type: ignore[misc]
+        eventually(lambda version=version: table.version > version)  # type: ignore[misc]
     browser.say("plan", ask="1", version=before, sessions=sessions, query=True)
     assert browser.hears("planned")["error"] == "This list is out of date: refresh it first."
 
@@ -164,14 +164,14 @@ def test_a_refresh_that_is_asked_for_while_the_list_is_read_is_not_lost(browser:
         return read(*args, **options)
 
     table._reload = slowly
-    before = table.snapshot["version"]
+    before = table.version
     browser.say("refresh")
     eventually(lambda: began)
     for _ in range(3):
         browser.say("refresh")
     eventually(table._next.locked)
     go_on.set()
-    eventually(lambda: table.snapshot["version"] == before + 2)
+    eventually(lambda: table.version == before + 2)
     eventually(lambda: not [one for one in table._threads if one.is_alive()])
     assert len(began) == 2
 
@@ -254,8 +254,8 @@ def test_a_slice_stays_one_when_it_is_read_again(
         frame = cluster.processlist()
         table = SessionTable(frame[frame["ID"] == victim.id], SETTINGS)
         table._refresh()
-        assert table.snapshot["version"] == 2
-        assert table.snapshot["part"]["ID"] == [str(victim.id)]
+        assert table.version == 2
+        assert list(table._view.rows(table.shown)["ID"]) == [victim.id]
         table.close()
 
 
@@ -284,7 +284,7 @@ def test_a_live_table_reads_in_its_own_thread_on_its_own_connection(
     frame = cluster.processlist()
     sessions = every_statement.copy()
     table = SessionTable(frame, SETTINGS, live=0.05)
-    eventually(lambda: table.snapshot["version"] > 3)
+    eventually(lambda: table.version > 3)
     mine = {sql.split("*/")[0] for sql in sessions if "PROCESSLIST" in sql}
     others = {sql.split("*/")[0] for sql in every_statement[len(sessions) :] if "FROM" in sql}
     assert not mine & others
@@ -300,19 +300,19 @@ def test_it_rests_while_nobody_looks_and_goes_on_while_a_cell_runs(
     table = SessionTable(cluster.processlist(), SETTINGS, live=0.01)
     browser = Browser(table, monkeypatch)
     BUSY.begins()
-    eventually(lambda: table.snapshot["version"] > 2)
+    eventually(lambda: table.version > 2)
     BUSY.ends()
     eventually(lambda: not BUSY.watched(table._sign))
     eventually(lambda: not table._refreshing.locked())
-    rests = table.snapshot["version"]
+    rests = table.version
     browser.say("watching", seen=False)
-    assert table.snapshot["version"] <= rests + 1
-    while table.snapshot["version"] <= rests + 2:
+    assert table.version <= rests + 1
+    while table.version <= rests + 2:
         browser.say("watching", seen=True)
     eventually(lambda: not BUSY.watched(table._sign))
-    rests = table.snapshot["version"]
+    rests = table.version
     BUSY.begins()  # the signs of the browser wait
-    eventually(lambda: table.snapshot["version"] > rests + 2)
+    eventually(lambda: table.version > rests + 2)
     BUSY.ends()
     table.close()
 
@@ -350,8 +350,8 @@ def test_switched_off_and_on_again_it_reads_once_at_a_time(
         browser.say("live", on=on)
     eventually(lambda: len([one for one in table._threads if one.is_alive()]) == 1)
     assert table.live == 0.2
-    before = table.snapshot["version"]
-    eventually(lambda: table.snapshot["version"] > before)
+    before = table.version
+    eventually(lambda: table.version > before)
     browser.say("live", on=False)
     eventually(lambda: not [one for one in table._threads if one.is_alive()])
     table.close()
@@ -377,7 +377,7 @@ def test_a_sign_counts_for_a_while_and_a_running_cell_counts_as_one(monkeypatch:
 def test_when_the_cluster_does_not_answer_it_says_so_and_goes_on_afterwards(healed: Playground) -> None:
     with tidb_magic.connect(healed.url(0)) as cluster:
         table = SessionTable(cluster.processlist(), replace(SETTINGS, deadline=0.5), live=0.05)
-        eventually(lambda: table.snapshot["version"] > 1)
+        eventually(lambda: table.version > 1)
         for at in range(3):
             healed.freeze(at)
         try:
@@ -386,8 +386,8 @@ def test_when_the_cluster_does_not_answer_it_says_so_and_goes_on_afterwards(heal
             for at in range(3):
                 healed.resume(at)
         eventually(lambda: not table.trouble)
-        before = table.snapshot["version"]
-        eventually(lambda: table.snapshot["version"] > before)
+        before = table.version
+        eventually(lambda: table.version > before)
         table.close()
 
 
@@ -491,7 +491,7 @@ def test_unloading_closes_the_tables_their_threads_and_their_connections(
     with capture_output():
         display(live)
         display(notebook.run_line_magic("tidb_ps", "--idle"))
-    eventually(lambda: live.snapshot["version"] > 2)
+    eventually(lambda: live.version > 2)
     assert len(list(module.OPEN)) == 2
     callbacks = {event: list(found) for event, found in notebook.events.callbacks.items()}
     assert BUSY.begins in callbacks["pre_run_cell"]

@@ -10,6 +10,7 @@ from threading import Thread
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings, strategies
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from tidb_magic.connection.row_reader import Result
@@ -17,7 +18,7 @@ from tidb_magic.display.frame import Origin
 from tidb_magic.kill.report import marked_outcome
 from tidb_magic.sessions.lookup import Rights
 from tidb_magic.sessions.processlist import ProcessList, to_frame
-from tidb_magic.widget.payload import PART, TEXT_SENT, part, snapshot
+from tidb_magic.widget.payload import PART, TEXT_SENT, Sent, part, snapshot
 from tidb_magic.widget.table import ESM
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)  # the page's clock stands still there, and goes on when a test says so
@@ -136,8 +137,9 @@ class Shown:
         at: str = "one",
     ) -> None:
         self.page, self.at, self.rights = page, at, rights
-        self.version, self.answered = 0, 0
-        values = {"snapshot": self._snapshot(frame), "live": live, "trouble": ""}
+        self.version, self.answered, self.wholes = 0, 0, 0
+        self.sent = Sent()
+        values = {"live": live, "trouble": ""} | self._state(frame)
         page.evaluate("([at, values]) => show(at, JSON.parse(values))", [at, json.dumps(values)])
         self.root = page.locator(f"#{at} .tidb-sessions")
         self.scroller = self.root.locator(".tidb-scroller")
@@ -145,10 +147,10 @@ class Shown:
         self.status = self.root.get_by_role("status")
         self.age = self.root.locator(".tidb-age")
 
-    def _snapshot(self, frame: ProcessList) -> dict[str, Any]:
+    def _state(self, frame: ProcessList) -> dict[str, Any]:
         self.version += 1
         self.frame, self.answered = frame, 0
-        return snapshot(frame, self.rights, self.version)
+        return self.sent.state(partial(snapshot, frame, self.rights, self.version))
 
     # what the table said, and what is said to it
 
@@ -165,7 +167,17 @@ class Shown:
         self.page.evaluate("([at, name, value]) => models[at].set(name, JSON.parse(value))", given)
 
     def refresh(self, frame: ProcessList) -> None:
-        self.give("snapshot", self._snapshot(frame))
+        for name, value in self._state(frame).items():
+            self.give(name, value)
+        if self.told("whole")[self.wholes :]:
+            self.wholes += 1
+            self.sent = Sent()
+            self.refresh(frame)
+
+    def refresh_whole(self, frame: ProcessList) -> None:
+        """Give a list whose rows come in parts, as one of which most is new."""
+        self.sent = Sent()
+        self.refresh(frame)
 
     def rest(self) -> None:
         """Send the parts that the table asks for, until it asks for no more."""
@@ -173,7 +185,8 @@ class Shown:
             for ask in asked:
                 self.answered += 1
                 rows = self.frame.iloc[ask["from"] : ask["from"] + PART]
-                self.say("rows", version=self.version, part=part(rows, self.frame, self.rights))
+                sent = {"from": ask["from"], "part": part(rows, self.frame, self.rights)}
+                self.say("rows", version=self.version, **sent)
 
     def confirmed(self, number: int) -> str:
         """Ask to kill a statement, answer the plan and confirm. Return the number of the question."""
@@ -269,6 +282,14 @@ class Shown:
 
 
 Table = Callable[..., Shown]
+SESSIONS = strategies.builds(
+    session,
+    strategies.integers(1, 12),
+    USER=strategies.sampled_from(["ann", "bob"]),
+    TIME=strategies.integers(0, 2),
+    INFO=strategies.sampled_from(["SELECT 1", "SELECT 2", None]),
+)
+LISTS = strategies.lists(SESSIONS, min_size=6, max_size=12, unique_by=lambda row: row[1])
 
 
 @pytest.fixture
@@ -538,7 +559,7 @@ def test_a_row_that_was_not_read_again_yet_cannot_be_killed(table: Table) -> Non
     shown.rest()
     shown.scroll()
     expect(shown.button(1_100, "Kill query")).to_be_enabled()
-    shown.refresh(numbered(1_100))
+    shown.refresh_whole(numbered(1_100))
     shown.button(1_100, "Kill query").click()
     assert shown.told("plan") == []
     shown.rest()
@@ -1177,7 +1198,7 @@ def test_a_refresh_of_a_list_in_parts_keeps_the_scroll_position(table: Table) ->
     shown.rest()
     at = shown.scroll()
     expect(shown.row(3_000)).to_be_in_viewport()
-    shown.refresh(numbered(3_000))
+    shown.refresh_whole(numbered(3_000))
     shown.rest()
     assert shown.scroller.evaluate("one => one.scrollTop") == at
     expect(shown.row(3_000)).to_be_in_viewport()
@@ -1190,12 +1211,48 @@ def test_a_refresh_of_a_list_in_parts_keeps_focus_selection_and_open_statement(t
     shown.check(2_990)
     shown.cell(2_995, "INFO").get_by_role("button").click()
     shown.button(2_991, "Kill query").focus()
-    shown.refresh(numbered(3_000))
+    shown.refresh_whole(numbered(3_000))
     shown.rest()
     shown.scroll()
     expect(shown.row(2_990).get_by_role("checkbox")).to_be_checked()
     expect(shown.root.locator("pre")).to_have_text("SELECT 2995")
     expect(shown.button(2_991, "Kill query")).to_be_focused()
+
+
+@given(before=LISTS, after=LISTS)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_what_changed_makes_the_table_that_a_new_one_would_be(
+    page: Page, before: list[tuple[Any, ...]], after: list[tuple[Any, ...]]
+) -> None:
+    sent = Sent()
+    states = [sent.state(partial(snapshot, listed(*rows), ALL, at + 1)) for at, rows in enumerate([before, after])]
+    cells = [
+        page.evaluate("([at, values]) => cells(at, values.map(JSON.parse))", [at, [json.dumps(one) for one in values]])
+        for at, values in {"one": states, "two": [{"snapshot": snapshot(listed(*after), ALL, 2)}]}.items()
+    ]
+    assert cells[0] == cells[1]
+
+
+def test_of_a_list_that_changed_little_little_is_sent() -> None:
+    """Here 50 sessions of 1,000 have ended and 50 are new, and TIME of all."""
+    sent = Sent()
+    rows = [session(number, TIME=number) for number in range(1_050)]
+    first = sent.state(partial(snapshot, listed(*rows[:1_000]), ALL, 1))
+    later = [session(number, TIME=number + 2) for number in range(50, 1_050)]
+    second = sent.state(partial(snapshot, listed(*later), ALL, 2))
+    assert [*first, *second] == ["snapshot", "changes"]
+    assert len(json.dumps(second)) < 0.25 * len(json.dumps(snapshot(listed(*later), ALL, 2, None)))
+    others = [session(number, TIME=1) for number in range(2_000, 3_000)]
+    assert [*sent.state(partial(snapshot, listed(*others), ALL, 3))] == ["snapshot"]
+
+
+def test_a_page_that_lacks_rows_of_the_snapshot_asks_for_another(table: Table) -> None:
+    """As one that was opened later, or is read again before the last parts of a long list have come."""
+    shown = table(numbered(1_100))
+    shown.refresh(numbered(1_101))
+    assert [message["kind"] for message in shown.told() if message["kind"] != "here"] == ["rows", "whole", "rows"]
+    shown.rest()
+    expect(shown.root.locator("table")).to_have_attribute("aria-rowcount", "1102")
 
 
 @pytest.mark.parametrize("count", [10, 1_100])

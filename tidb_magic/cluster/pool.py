@@ -21,6 +21,7 @@ from tidb_magic.errors import ConnectError, NotConnectedError, TidbMagicError
 from tidb_magic.queries import query
 
 _ATTEMPTS = 8  # connections through a balancer until one leads to the wanted instance
+_MOST = 64  # connections to single instances that are kept
 _JOIN = 1.0  # seconds that a thread gets to end when the cluster is closed
 _PD = 8.0  # seconds after which TiDB itself gives up on PD (6, measured on 8.5.6): nothing of ours is left behind then
 _POOLS: "WeakSet[Pool]" = WeakSet()
@@ -95,7 +96,7 @@ class Pool:
         """Return an idle connection to the same address, which was kept for its instance, if there is one."""
         with self._lock:
             here = (self.settings.host, self.settings.port)
-            spare = next((one for one in self._idle() if (one.settings.host, one.settings.port) == here), None)
+            spare = self._idle(lambda one: (one.settings.host, one.settings.port) == here)
             self._owners = [one for one in self._owners if one is not spare]
             return spare
 
@@ -197,14 +198,11 @@ class Pool:
 
     def idle_connection(self, name: str) -> Connection | None:
         """Return an idle connection on that instance, if there is one."""
-        idle = self._idle()
-        if name == UNNAMED:
-            return self._main if self._main in idle else None
-        return next((one for one in idle if self.topology.instance_of(one) == name), None)
+        return self._idle(lambda one: one is self._main if name == UNNAMED else self.topology.instance_of(one) == name)
 
-    def _idle(self) -> list[Connection]:
+    def _idle(self, fits: Callable[[Connection], bool]) -> Connection | None:
         with self._lock:
-            return [one for one in (self._main, *self._owners) if one.open and not one.busy]
+            return next((one for one in (self._main, *self._owners) if fits(one) and one.open and not one.busy), None)
 
     def is_current(self, instance: Instance) -> bool:
         """Tell whether the main connection is on that instance."""
@@ -212,7 +210,7 @@ class Pool:
 
     def idle_connection_on(self, server: int) -> Connection | None:
         """Return an idle connection on the instance with that server id, if there is one."""
-        return next((one for one in self._idle() if one.id is not None and one.id.server_id == server), None)
+        return self._idle(lambda one: one.id is not None and one.id.server_id == server)
 
     def reachable_servers(self) -> set[int]:
         """Return the server IDs to which a route may be known; all of them mean nothing without global kill."""
@@ -265,9 +263,11 @@ class Pool:
                 where = self.topology.instance_of(connection)
                 kept = self.idle_connection(where) if where else None  # another thread can have been first
                 if where and kept is None and not self.closed.is_set():
-                    for lost in [one for one in self._owners if not one.open]:
-                        lost.close()
-                        self._owners.remove(lost)
+                    idle = [one for one in self._owners if not one.busy]
+                    over = idle[: max(len(self._owners) - _MOST, 0)]
+                    for one in {*over, *(one for one in idle if not one.open)}:
+                        one.close()
+                        self._owners.remove(one)
                     self._owners.append(connection)
                     kept = connection
         finally:

@@ -174,14 +174,13 @@ def find_route(pool: Pool, location: Location, within: float) -> Route:
     NoRouteError
         There is none, and why.
     """
-    within = pool.monitor.grace(within)
-    due = Deadline(within)
+    deadline, within = within, pool.monitor.grace(within)
     for attempt in (1, 2):
         connection = None
         try:
-            connection = _connect(pool, location, due.left)
+            connection = _connect(pool, location, within)
             if location.server is None:
-                _prove(pool, connection, location, within)
+                _prove(pool, connection, location, within, deadline)
             break
         except TidbMagicError as error:
             lost = connection is not None and not connection.open  # while it was not used
@@ -191,7 +190,7 @@ def find_route(pool: Pool, location: Location, within: float) -> Route:
             if attempt == 2 or not (lost or slow):
                 return _forward(pool, location, within, error)
             if slow:
-                due = Deadline(due.left + (PATIENCE - 1) * within)
+                within = PATIENCE * deadline
     assert connection is not None  # noqa: S101 (for mypy)
     where = pool.topology.instance_of(connection)  # also learns its name
     return Route(
@@ -240,11 +239,12 @@ def _name(pool: Pool, location: Location) -> str:
     return location.name or (pool.topology.name(instance) if instance else str(location))
 
 
-def _prove(pool: Pool, connection: Connection, location: Location, within: float) -> None:
+def _prove(pool: Pool, connection: Connection, location: Location, within: float, deadline: float) -> None:
     """Verify a connection's instance by a marker in the cluster's list: without global kill nothing else is certain.
 
-    Two instances can advertise one address, and another cluster can use the same addresses. A verified connection that
-    no proxy can move stays verified until it is closed.
+    That list has the deadline, and each connection `within` seconds. Two instances can advertise one address, and
+    another cluster can use the same addresses. A verified connection that no proxy can move stays verified until it is
+    closed.
 
     Raises
     ------
@@ -264,7 +264,7 @@ def _prove(pool: Pool, connection: Connection, location: Location, within: float
         if connection is main or "SESSION_ALIAS" in connection.columns:
             if connection is not main:
                 connection.query(query("identify"), deadline=due.left)  # else one that was lost is nowhere
-            found = each_once(ask_cluster(pool, ask, within)[0])
+            found = each_once(ask_cluster(pool, ask, deadline)[0])
         else:
             found = _while_it_runs(main, connection, due)
     except DeadlineError as error:

@@ -26,6 +26,8 @@ from tidb_magic.sessions.membership import MembersQuestion
 
 _SPREAD = 4  # times as long as the latest answer took the others are waited for
 _MEMBERS_AGE = 10.0  # seconds since PD answered, after which an incomplete reading waits for PD, too
+_AT_ONCE = 64  # instances that are asked at the same time, without those that take long
+_LONG = 0.5  # seconds
 POLL = 0.05  # seconds; a change is noticed at once, a moment that passes after that time
 
 # A function that reads over one connection: the named instance, or without a name the whole cluster.
@@ -49,10 +51,12 @@ class Gathered:
 class Asked:
     """One instance in a reading: whether it responds, and its answer or what went wrong.
 
-    `checked` is whether it was asked on a connection that was open.
+    `checked` is whether it was asked on a connection that was open. `began` is when its thread began, None while none
+    is at work.
     """
 
     instance: Instance
+    began: float | None = None
     checked: bool = False
     responds: bool = False
     answer: list[Result] | None = None
@@ -77,9 +81,10 @@ def reason(pool: Pool, name: str, asked: Asked | None, seconds: float) -> str:
 class FanOut:
     """The threads of one reading, each of which asks one instance.
 
-    A thread first makes sure that its instance responds, then waits for `ask_separately`. A turn of the monitor keeps
-    it to one statement per instance. The thread of an instance that does not respond goes on after the reading, and a
-    late answer makes the instance responsive again.
+    A thread first makes sure that its instance responds; after `ask_separately` it asks it. A turn of the monitor keeps
+    it to one statement per instance. No more than `_AT_ONCE` instances are asked at the same time, apart from those
+    that take long. The thread of an instance that does not respond goes on after the reading, and a late answer makes
+    the instance responsive again.
 
     `problem` is why the cluster's own list could not be read, and `left` what of our statement for it may still run.
     """
@@ -93,7 +98,6 @@ class FanOut:
         self._changed = threading.Condition()
         self._apart = threading.Event()  # each instance is asked separately
         self.over = threading.Event()
-        self._decided = threading.Event()  # one of these two
         self._answered = 0  # instances
         self._latest = 0.0  # seconds until the latest of these answers
         self.members = MembersQuestion(pool, deadline, self.due, self._changed, self.over)
@@ -104,14 +108,12 @@ class FanOut:
     def end(self) -> None:
         """Let the threads go that only wait."""
         self.over.set()
-        self._decided.set()
         self._progress.clear()
 
     def ask_separately(self) -> None:
-        """Let each thread ask its instance."""
+        """Ask each instance."""
         self._since = time.monotonic()
         self._apart.set()
-        self._decided.set()
 
     @property
     def accept(self) -> float:
@@ -215,9 +217,17 @@ class FanOut:
     def _start(self) -> None:
         """Start to ask the instances that were not asked yet."""
         for name, instance in self._pool.topology.registered().items():
-            if name not in self.asked:
-                self.asked[name] = Asked(instance)
-                self._pool.start(self._ask_one, name, self.asked[name])
+            self.asked.setdefault(name, Asked(instance))
+        now, apart = time.monotonic(), self._apart.is_set()
+        left = _AT_ONCE - sum(one.began is not None and now < one.began + _LONG for one in self.asked.values())
+        waiting = [
+            (name, one)
+            for name, one in self.asked.items()
+            if one.began is None and one.answer is None and one.problem is None and (apart or not one.responds)
+        ]
+        for name, one in waiting[: max(left, 0)]:
+            one.began = now
+            self._pool.start(self._ask_one, name, one)
 
     def _ask_one(self, name: str, asked: Asked) -> None:
         turn = self._pool.monitor.turn(name)
@@ -230,11 +240,12 @@ class FanOut:
             asked.problem = error
         finally:
             turn.release()
+            asked.began = None
             with self._changed:
                 self._changed.notify_all()
 
     def _attempt(self, name: str, asked: Asked) -> list[Result] | None:
-        """Check that an instance responds, and ask it once the list was given up; return None if it was not."""
+        """Check that an instance responds, and ask it if the list was given up; return None if it was not."""
         pool, began = self._pool, time.monotonic()
         if kept := pool.idle_connection(name):
             asked.checked = True
@@ -247,7 +258,6 @@ class FanOut:
         asked.responds = asked.responds or connection is not kept
         if asked.responds:
             pool.monitor.responded(name, time.monotonic() - began)
-        self._decided.wait()
         if not self._apart.is_set():
             return None
         if connection.busy:  # with the question for PD

@@ -138,11 +138,15 @@ class _ClusterReading:
             fanout.ask_separately()
 
     def _held_up(self) -> bool:
-        """Tell whether the cluster's own list waits for an instance or PD that does not respond, or takes too long."""
+        """Tell whether the cluster's own list waits for an instance or PD that does not respond, or takes too long.
+
+        Where each instance cannot be asked separately, it is waited for as long as `fanout` is.
+        """
         now, fanout = time.monotonic(), self._fanout
         responding = fanout.responding()
         if now < fanout.accept or not responding:
             return False
-        if self._pool.topology.registered().keys() - responding or now > fanout.began + _SLOW * self._deadline:
+        too_long = not self._alone and now > fanout.began + _SLOW * self._deadline
+        if self._pool.topology.registered().keys() - responding or too_long:
             return True
         return not fanout.members.answered and fanout.members.late

@@ -1,5 +1,6 @@
 """A list of sessions as the table in the browser gets it: plain values, ids as text, nothing that has to be secret."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
@@ -14,6 +15,7 @@ FIRST = 200  # rows that are sent at once; the others follow in parts, so that a
 PART = 5_000
 TEXT_SENT = 400  # characters of a statement; the whole is sent when it is opened
 _GROUPS = 5  # bars, the largest ones
+Part = dict[str, list[Any]]  # rows by columns
 _OWN, _RUNS = 1, 2  # marks of a row
 _TREE = ("DEPTH", "SESSION", "WAITS", "HOLDS", "BEHIND", "FREES", "TRANSACTION")
 _NOTHING: dict[str, Any] = {"marks": 0, "cut": 0}  # of rows that are no sessions
@@ -28,8 +30,8 @@ _REASONS = (
 _OURS, _IDLE, _STRANGER, _WAITS, _NOBODY = range(1, 6)  # places in it
 
 
-def snapshot(frame: ProcessList, rights: Rights, version: int) -> dict[str, Any]:
-    """Return what the table shows of a list: its header and footer, and its first rows.
+def snapshot(frame: ProcessList, rights: Rights, version: int, first: int | None = FIRST) -> dict[str, Any]:
+    """Return what the table shows of a list: its header and footer, and its first rows, all of them without `first`.
 
     ``taken`` is in milliseconds since the epoch.
     """
@@ -49,11 +51,11 @@ def snapshot(frame: ProcessList, rights: Rights, version: int) -> dict[str, Any]
         "reasons": list(_REASONS),
         "header": header,
         "footer": frame.footer(),
-        "part": part(frame.iloc[:FIRST], frame, rights),
+        "part": part(frame.iloc[:first], frame, rights),
     }
 
 
-def tree(forest: LockForest, rights: Rights, version: int) -> dict[str, Any]:
+def tree(forest: LockForest, rights: Rights, version: int, _first: int | None = None) -> dict[str, Any]:
     """Return what the table shows of a lock forest: the rows in the order of the trees, with buttons at the roots."""
     frame, places = forest.frame, forest.tree
     known = part(frame, frame, rights)
@@ -88,7 +90,7 @@ def tree(forest: LockForest, rights: Rights, version: int) -> dict[str, Any]:
     }
 
 
-def part(rows: ProcessList, frame: ProcessList, rights: Rights) -> dict[str, list[Any]]:
+def part(rows: ProcessList, frame: ProcessList, rights: Rights) -> Part:
     """Return some rows of a frame by columns, and for each its marks and why it cannot be ended."""
     values = {name: values_of(rows, name) for name in SHOWN if name in rows.columns}
     nothing = [None] * len(rows)
@@ -106,6 +108,49 @@ def part(rows: ProcessList, frame: ProcessList, rights: Rights) -> dict[str, lis
     values["INFO"] = [text and text[:TEXT_SENT] for text in texts]
     cut = [len(text) if text and len(text) > TEXT_SENT else 0 for text in texts]  # how long it is
     return values | {"marks": marks, "cut": cut, "no_query": queries, "no_connection": connections}
+
+
+class Sent:
+    """What the browser has got: a snapshot. Of a later list it gets what differs from that, if that is little."""
+
+    def __init__(self) -> None:
+        self._first: Callable[[int | None], dict[str, Any]] | None = None  # makes the snapshot
+        self._whole: dict[str, Any] = {}  # the snapshot with all of its rows, once they were needed
+
+    def state(self, payload: Callable[[int | None], dict[str, Any]]) -> dict[str, Any]:
+        """Return the traits to set for another list: `payload` makes it, with the first rows or with all of them."""
+        if self._first is None:
+            self._first = payload
+            return {"snapshot": payload(FIRST)}
+        before, now = self._whole or self._first(None), payload(None)
+        if differs := _changes(before["part"], now["part"]):
+            self._whole = before
+            return {
+                "changes": {name: now[name] for name in now.keys() - {"part"}} | differs | {"base": before["version"]}
+            }
+        self._whole = now
+        return {"snapshot": now | {"part": {name: values[:FIRST] for name, values in now["part"].items()}}}
+
+
+def _changes(before: Part, now: Part) -> dict[str, Any] | None:
+    """Return the rows of `now` by those of `before`; None if most values differ.
+
+    ``rows`` has the place of each row in `before`, -1 for a new one; ``values`` those that differ, by column:
+    their places in `now`, and the values.
+    """
+    places = {key: row for row, key in enumerate(zip(before["INSTANCE"], before["ID"], strict=True))}
+    rows = [places.get(key, -1) for key in zip(now["INSTANCE"], now["ID"], strict=True)]
+    new, count = {}, 0
+    for name, values in now.items():
+        old = before[name]
+        different = [
+            at for at, (row, value) in enumerate(zip(rows, values, strict=True)) if row < 0 or old[row] != value
+        ]
+        count += len(different)
+        if different:
+            new[name] = [different, [values[at] for at in different]]
+    few = 2 * count <= len(rows) * len(now)
+    return {"rows": rows, "values": new} if few and rows else None
 
 
 def _cluster(frame: ProcessList) -> list[list[str]]:

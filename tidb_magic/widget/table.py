@@ -19,7 +19,7 @@ from tidb_magic.display.render import first_line, statement
 from tidb_magic.errors import CopyError, NotConnectedError, TidbMagicError
 from tidb_magic.widget.busy import BUSY
 from tidb_magic.widget.kill_dialogs import KillDialogs
-from tidb_magic.widget.payload import PART, part, values_of
+from tidb_magic.widget.payload import PART, Sent, part, values_of
 from tidb_magic.widget.settings import TableSettings
 from tidb_magic.widget.views import Shown, rows_with, view_of
 
@@ -48,7 +48,8 @@ class SessionTable(anywidget.AnyWidget):
 
     _esm = ESM
     _css = _STATIC / "table.css"
-    snapshot = traitlets.Dict().tag(sync=True)
+    snapshot = traitlets.Dict(help="A list, with its first rows.").tag(sync=True)
+    changes = traitlets.Dict(help="A later list, by what differs from the snapshot.").tag(sync=True)
     live = traitlets.Float(0.0, min=0.0, help="Seconds between two readings; 0 reads when asked to.").tag(sync=True)
     pace = traitlets.Float(0.0, help="Seconds between two readings, where each takes long.").tag(sync=True)
     trouble = traitlets.Unicode("").tag(sync=True)
@@ -83,8 +84,9 @@ class SessionTable(anywidget.AnyWidget):
         self._sign = time.monotonic()
         self._interval = live or settings.interval
         self._turn = 0  # of switching it on
-        self.shown = shown
-        super().__init__(snapshot=self._numbered(shown))
+        self._sent = Sent()
+        super().__init__()
+        self._show(shown)
         self.on_msg(self._hear)
         OPEN.add(self)
         if self._view.counts_waiters:
@@ -129,6 +131,7 @@ class SessionTable(anywidget.AnyWidget):
             "yes": self._kills.confirm_again,
             "no": self._kills.cancel,
             "refresh": partial(self._work, self._refresh),
+            "whole": partial(self._work, self._send_whole),
             "live": self._switch_live,
         }
         does[said["kind"]](said)
@@ -155,7 +158,7 @@ class SessionTable(anywidget.AnyWidget):
         frame = self._frames.get(version)
         if frame is not None:
             rows = part(frame.iloc[first : first + PART], frame, self._rights)
-            self.send({"kind": "rows", "version": version, "part": rows})
+            self.send({"kind": "rows", "version": version, "from": first, "part": rows})
 
     def _send_text(self, said: Mapping[str, Any]) -> None:
         version, instance, number = said["version"], said["instance"], said["id"]
@@ -187,8 +190,7 @@ class SessionTable(anywidget.AnyWidget):
                 self.waiting = _count_waiting(cluster, self._deadline) if shown.complete else None
             if self._only is not None:
                 shown = shown.loc[[key in self._only for key in keys_of(shown)]]
-            self.shown = shown
-            self.snapshot = self._numbered(shown)
+            self._show(shown)
             self.trouble = ""
         except Exception as error:  # noqa: BLE001 (exceptions of a thread are not displayed)
             known = isinstance(error, TidbMagicError)
@@ -231,12 +233,25 @@ class SessionTable(anywidget.AnyWidget):
 
     # -- small things ------------------------------------------------------------------------------------------
 
-    def _numbered(self, shown: Shown) -> dict[str, Any]:
-        version = next(reversed(self._frames), 0) + 1
+    @property
+    def version(self) -> int:
+        """The number of the list that it shows."""
+        return next(reversed(self._frames), 0)
+
+    def _show(self, shown: Shown) -> None:
+        """Show a list."""
+        self.shown, version = shown, self.version + 1
         self._frames[version] = self._view.rows(shown)
         while len(self._frames) > _KEPT:
             self._frames.popitem(last=False)
-        return self._view.payload(shown, self._rights, version)
+        for name, value in self._sent.state(partial(self._view.payload, shown, self._rights, version)).items():
+            setattr(self, name, value)
+
+    def _send_whole(self, _said: object) -> None:
+        """Send a snapshot to a page that lacks rows of the last one."""
+        with self._refreshing:
+            self._sent = Sent()
+            self._show(self.shown)
 
     def _twin(self, role: str) -> Cluster:
         """Return a cluster with connections of its own, for this role, while the one of the list is open."""

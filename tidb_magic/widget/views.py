@@ -23,7 +23,7 @@ class View:
     """
 
     rows: Callable[[Any], ProcessList]
-    payload: Callable[[Any, Rights, int], dict[str, Any]]
+    payload: Callable[[Any, Rights, int, int | None], dict[str, Any]]
     summary: Callable[[Any], list[str]]
     counts_waiters: bool
     can_be_cut: bool

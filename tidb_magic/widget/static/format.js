@@ -68,3 +68,13 @@ function rowsOf(part) {
   }
   return rows;
 }
+
+// The rows of a later list: those of an earlier one, with the values that differ.
+function changedRows(before, { rows, values }) {
+  const now = rows.map((at) => (at < 0 ? {} : { ...before[at] }));
+  for (const [name, [places, those]] of Object.entries(values)) {
+    for (const [index, at] of places.entries()) now[at][name] = those[index];
+  }
+  for (const row of now) row.key = keyOf(row.INSTANCE, row.ID);
+  return now;
+}

@@ -45,8 +45,10 @@ class Table {
     this.kernel = new Kernel(model, this.root, () => this.kernelChanged());
     this.sizes = new ResizeObserver(() => this.fit());
     this.sizes.observe(this.root);
-    this.take(true);
-    this.on("change:snapshot", () => this.take(false));
+    this.take(this.model.get("snapshot"), true);
+    this.takeChanges(true);
+    this.on("change:snapshot", () => this.take(this.model.get("snapshot"), false));
+    this.on("change:changes", () => this.takeChanges(false));
     this.on("change:trouble", () => this.say());
     this.on("change:waiting", () => this.drawHeader());
     this.on("change:pace", () => this.say());
@@ -196,11 +198,12 @@ class Table {
 
   // -- a snapshot ---------------------------------------------------------------------------------------------
 
-  take(first) {
+  // `rows` are all of them, if they are known; else the snapshot has the first ones.
+  take(snapshot, first, rows = null) {
     this.previous = new Map(this.rows.map((row) => [row.key, row]));
-    this.snapshot = this.model.get("snapshot");
+    this.snapshot = snapshot;
     this.columns = this.snapshot.columns;
-    this.isTree = this.snapshot.part.DEPTH !== undefined; // a lock forest: the rows are in the order of the trees
+    this.isTree = this.columns.includes("BEHIND"); // a lock forest: the rows are in the order of the trees
     if (this.isTree) this.table.setAttribute("role", "treegrid");
     this.waiting = false;
     this.first = first;
@@ -208,13 +211,23 @@ class Table {
     this.asking = new Set();
     if (!first) this.kernel.found();
     this.drawHeader();
-    this.load(this.snapshot.part);
+    if (rows === null) this.base = { version: snapshot.version, total: snapshot.total, rows: [] };
+    this.load(rows ?? rowsOf(snapshot.part), rows === null);
     this.drawHead();
   }
 
+  // A later list comes as what differs from the snapshot, of which all rows must be there.
+  takeChanges(first) {
+    const changes = this.model.get("changes");
+    if (changes?.base !== this.base.version) return; // of another snapshot
+    if (this.base.rows.length < this.base.total) this.kernel.send({ kind: "whole" });
+    else this.take(changes, first, changedRows(this.base.rows, changes));
+  }
+
   // A long list comes in parts: the first is drawn before the others are there, which stay as they were until then.
-  load(part) {
-    for (const row of rowsOf(part)) {
+  load(rows, ofSnapshot = true) {
+    if (ofSnapshot) this.base.rows.push(...rows);
+    for (const row of rows) {
       row.version = this.snapshot.version;
       const old = this.previous.get(row.key);
       if (old && (old.INFO !== row.INFO || old.cut !== row.cut)) this.texts.delete(row.key);
@@ -224,24 +237,24 @@ class Table {
       if (again) this.outcomes.delete(row.key); // it runs its next statement
       this.loaded.set(row.key, row);
     }
-    const rows = [...this.loaded.values()];
-    const complete = rows.length >= this.snapshot.total;
+    const shown = [...this.loaded.values()];
+    const complete = shown.length >= this.snapshot.total;
     this.fresh = new Set();
-    for (const row of rows) {
+    for (const row of shown) {
       const old = this.previous.get(row.key);
       if (!this.first && (!old || old.ended === LEFT)) this.fresh.add(row.key);
     }
     for (const [key, row] of this.previous) {
       if (this.loaded.has(key)) continue;
       // A session that has ended is shown once more, as ended, and as long as its dialog is open.
-      if (!complete) rows.push(row);
-      else if (this.snapshot.header.missing.includes(row.INSTANCE)) rows.push({ ...row, ended: UNHEARD });
-      else if (!row.ended || row.ended === UNHEARD || this.kills.pending(key)) rows.push({ ...row, ended: LEFT });
+      if (!complete) shown.push(row);
+      else if (this.snapshot.header.missing.includes(row.INSTANCE)) shown.push({ ...row, ended: UNHEARD });
+      else if (!row.ended || row.ended === UNHEARD || this.kills.pending(key)) shown.push({ ...row, ended: LEFT });
       else this.forget(key);
     }
-    this.rows = rows;
-    this.longest = rows.reduce((most, row) => Math.max(most, row.ended ? 0 : (row.TIME ?? 0)), 1);
-    if (!complete) this.kernel.send({ kind: "rows", version: this.snapshot.version, from: this.loaded.size });
+    this.rows = shown;
+    this.longest = shown.reduce((most, row) => Math.max(most, row.ended ? 0 : (row.TIME ?? 0)), 1);
+    if (!complete) this.kernel.send({ kind: "rows", version: this.snapshot.version, from: this.base.rows.length });
     this.arrange();
     this.say();
   }
@@ -622,7 +635,8 @@ class Table {
   }
 
   add(message) {
-    if (message.version === this.snapshot.version && message.part.ID.length) this.load(message.part);
+    const next = message.version === this.snapshot.version && message.from === this.base.rows.length; // not another view's
+    if (next && message.part.ID.length) this.load(rowsOf(message.part));
   }
 
   tick() {
