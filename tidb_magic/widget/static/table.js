@@ -19,6 +19,7 @@ const NARROW = [
 ];
 
 const [LEFT, UNHEARD] = ["not listed", "no answer"]; // of rows that are not in the list any more
+let usualWidth = null; // pixels of the last table: measuring another one before the page has placed it takes long
 const OWN = 1;
 const RUNS = 2;
 
@@ -43,7 +44,10 @@ class Table {
     this.kills = new KillDialogs(this);
     this.build(root);
     this.kernel = new Kernel(model, this.root, () => this.kernelChanged());
-    this.sizes = new ResizeObserver(() => this.fit());
+    this.sizes = new ResizeObserver(() => {
+      this.placed = true;
+      this.fit(this.root.clientWidth);
+    });
     this.sizes.observe(this.root);
     this.take(this.model.get("snapshot"), true);
     this.takeChanges(true);
@@ -177,17 +181,16 @@ class Table {
   }
 
   // Leave out columns so that the statement stays readable.
-  fit() {
-    const width = this.root.clientWidth;
+  fit(width) {
     if (!width || this.fitted === width || this.choseColumns) return;
-    this.fitted = width;
+    this.fitted = usualWidth = width;
     this.root.classList.toggle("tidb-narrow", width < 800);
     const hidden = new Set(
       NARROW.filter(([least, name]) => width < least && (name !== "INFO" || this.isTree)).map(([, name]) => name),
     );
     const same = hidden.size === this.hiddenColumns.size && [...hidden].every((name) => this.hiddenColumns.has(name));
     this.hiddenColumns = hidden;
-    if (!same) this.drawColumns();
+    if (!same && this.placed) this.drawColumns();
   }
 
   drawColumns() {
@@ -205,6 +208,7 @@ class Table {
     this.columns = this.snapshot.columns;
     this.isTree = this.columns.includes("BEHIND"); // a lock forest: the rows are in the order of the trees
     if (this.isTree) this.table.setAttribute("role", "treegrid");
+    this.fit(this.fitted ?? usualWidth);
     this.waiting = false;
     this.first = first;
     this.loaded = new Map();
@@ -393,9 +397,9 @@ class Table {
       if (this.open.has(row.key)) extras.push([at, this.panels.get(row.key)?.offsetHeight || ROW_HEIGHT]);
       if (extras.length === this.open.size) break;
     }
-    const height = this.scroller.clientHeight || 400;
+    const height = (this.placed && this.scroller.clientHeight) || 400;
     const above = (index) => index * ROW_HEIGHT + extras.reduce((sum, [at, extra]) => sum + (at < index ? extra : 0), 0);
-    const top = Math.min(this.scroller.scrollTop, Math.max(0, above(this.shown.length) - height));
+    const top = Math.min(this.placed ? this.scroller.scrollTop : 0, Math.max(0, above(this.shown.length) - height));
     let first = Math.max(0, Math.floor(top / ROW_HEIGHT));
     while (first > 0 && above(first) > top) first -= 1;
     first = Math.max(0, first - BESIDES);
