@@ -7,7 +7,7 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from benchmarks import kill as killing
 from benchmarks import list as listing
-from benchmarks import widget
+from benchmarks import scale, widget
 from benchmarks.crowd import crowd
 from benchmarks.limit import limited
 from benchmarks.ratio import HEADER, Ratio
@@ -28,7 +28,9 @@ def main() -> None:
     with limited(options.minutes) as run:
         with Playground(instances=3) as playground:
             run.stop = playground.stop
-            print(f"Opening {options.sessions} sessions, then {options.rounds} rounds; about five minutes.", flush=True)
+            print(
+                f"Opening {options.sessions} sessions, then {options.rounds} rounds; about twelve minutes.", flush=True
+            )
             run.part = "The opening of the sessions"
             with crowd(playground, options.sessions):
                 run.part = "The list beside the usual tools"
@@ -40,6 +42,9 @@ def main() -> None:
                 run.part = "The list with an instance frozen"
                 ratios += listing.frozen(shell, playground)
                 run.part = "The closing of the sessions"
+        run.part = "The growth with sessions and instances"
+        for part in (scale.connecting, scale.large, scale.instances, scale.sessions):
+            ratios += part()
         run.part = "The table"
         ratios += widget.compare()
         run.part = "The loading"

@@ -25,6 +25,7 @@ from benchmarks.ratio import HEADER, Ratio
 from tests.balancer import Balancer
 from tidb_magic import Cluster
 from tidb_magic.connection.deadline import DEADLINE
+from tidb_magic.kill.instance_worker import TIMEOUT
 from tidb_magic.playground import Playground
 
 HEAVY = (
@@ -237,8 +238,9 @@ def compare(  # noqa: PLR0913 (how the cluster is)
             for sql, instance in [(ONE_INSTANCE, at) for at in running] if frozen else [(CLUSTER, 0)]:
                 query(hands[instance], sql)
 
-        for name in ("processlist", "kill"):
-            stack.enter_context(patch.object(cluster, name, partial(getattr(cluster, name), deadline=deadline)))
+        for name, times in (("processlist", {}), ("kill", {"timeout": max(deadline, TIMEOUT)})):
+            given = partial(getattr(cluster, name), deadline=deadline, **times)
+            stack.enter_context(patch.object(cluster, name, given))
         lists(cluster, measured, by_hand, len(reached), rounds)
         kills(cluster, measured, hands, reached, rounds, by_row=by_row)
         kills_by_rows(cluster, measured, reached[2 * rounds :] if by_row else reached, rows)
@@ -256,7 +258,7 @@ def main() -> None:
     parser.add_argument("--frozen", action="store_true", help="freeze one of the three instances")
     parser.add_argument("--by-row", action="store_true", help="kill by the rows of a list, as without global kill")
     parser.add_argument("--rows", type=int, default=0, help="then kill so many rows, ten of each list at once")
-    parser.add_argument("--deadline", type=float, default=DEADLINE, help="of lists and kills (default: %(default)s)")
+    parser.add_argument("--deadline", type=float, default=DEADLINE, help="of lists and kills, and the timeout at least")
     options = parser.parse_args()
     by_row = options.by_row or options.no_global_kill
     if by_row and 2 * options.rounds > min(options.statements):
