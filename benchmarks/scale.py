@@ -1,13 +1,15 @@
 """``python -m benchmarks.scale``: how lists, kills and connecting grow with sessions, instances and distance."""
 
 import asyncio
+import json
 import multiprocessing
 import resource
 import statistics
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -167,11 +169,10 @@ def _far_away(port: int) -> Iterator[str]:
 def large(options: Options = _SIMULATED) -> list[Ratio]:
     """Time lists of a simulated cluster: in one statement, and with each instance read separately; print the memory."""
     one = Options(options.instances, options.sessions, silent=frozenset({options.instances // 2}))
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
-        with simulated(options) as url:
-            whole = executor.submit(_lists, url).result()
-        with simulated(one) as url:
-            separately = executor.submit(_lists, url).result()
+    with simulated(options) as url:
+        whole = _in_a_process(url)
+    with simulated(one) as url:
+        separately = _in_a_process(url)
     what = f"{options.instances:,} simulated instances, {options.sessions:,} sessions"
     print(f"{what}: {max(whole['memory'], separately['memory']):.0f} MB at most, {separately['threads']:.0f} threads.")
     return [
@@ -186,7 +187,15 @@ def large(options: Options = _SIMULATED) -> list[Ratio]:
     ]
 
 
-def _lists(url: str) -> dict[str, float]:
+def _in_a_process(url: str) -> dict[str, float]:
+    """Return what `lists` returns in a new process, whose memory is that of a script."""
+    code = f"import json; from benchmarks.scale import lists; print(json.dumps(lists({url!r})))"
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True)
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
+
+
+def lists(url: str) -> dict[str, float]:
     """Return the medians of lists in seconds, and the most memory (MB) and threads of this process."""
     most, over = [0], threading.Event()
 

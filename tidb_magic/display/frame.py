@@ -110,6 +110,11 @@ def by_column(rows: Sequence[Mapping[str, object]], names: Sequence[str]) -> dic
     return {name: [row[name] for row in rows] for name in names}
 
 
+def values_of(frame: pd.DataFrame, name: str) -> list[Any]:
+    """Return a column as Python's own values, None where one is missing."""
+    return list(frame[name].to_numpy(dtype=object, na_value=None).tolist())  # type: ignore[call-overload]  # it takes None
+
+
 def keys_of(frame: pd.DataFrame) -> list[tuple[str, int]]:
     """Return INSTANCE and ID of each row."""
     return list(zip(frame["INSTANCE"], frame["ID"], strict=True))

@@ -13,7 +13,7 @@ from tidb_magic.cluster.pool import Pool
 from tidb_magic.connection.connection import Connection
 from tidb_magic.connection.deadline import DEADLINE, Deadline, hint
 from tidb_magic.connection.row_reader import Result
-from tidb_magic.display.frame import TEXT
+from tidb_magic.display.frame import TEXT, values_of
 from tidb_magic.errors import ConnectError, DeadlineError, ServerError, TidbMagicError
 from tidb_magic.kill.model import same_text
 from tidb_magic.locks.lock_forest import LockForest
@@ -144,7 +144,7 @@ def lock_nodes(
 def _sessions(listed: ProcessList) -> Iterator[tuple[Session, int | None]]:
     """Return each session of a list, with its transaction."""
     names = ("INSTANCE", "ID", "USER", "HOST", "COMMAND", "TIME", "STATE", "INFO", "TxnStart", "TXN_ID")
-    for row in zip(*(listed[name].astype(object).where(listed[name].notna(), None) for name in names), strict=True):
+    for row in zip(*(values_of(listed, name) for name in names), strict=True):
         yield Session(*row[:-1]), row[-1]
 
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from tidb_magic.api import Cluster
+from tidb_magic.display.frame import values_of
 from tidb_magic.display.render import first_line
 from tidb_magic.errors import NotConnectedError, TidbMagicError
 from tidb_magic.kill.report import KillReport, marked_outcome
 from tidb_magic.sessions.processlist import ProcessList
-from tidb_magic.widget.payload import values_of
 from tidb_magic.widget.settings import TableSettings
 
 ANSWER_WITHIN = 5.0  # seconds in which the browser has to confirm again

@@ -3,9 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-import pandas as pd
-
-from tidb_magic.display.frame import keys_of
+from tidb_magic.display.frame import keys_of, values_of
 from tidb_magic.display.render import statement
 from tidb_magic.locks.lock_forest import HEADER, LockForest
 from tidb_magic.sessions.lookup import Rights, runs
@@ -160,12 +158,6 @@ def _cluster(frame: ProcessList) -> list[list[str]]:
 
 def _milliseconds(frame: ProcessList) -> int | None:
     return None if frame.taken_at is None else round(frame.taken_at.timestamp() * 1000)
-
-
-def values_of(frame: pd.DataFrame, name: str) -> list[Any]:
-    """Return a column as Python's own values, None where one is missing."""
-    column = frame[name]
-    return list(column.astype(object).where(column.notna(), None))
 
 
 def _groups(frame: ProcessList, name: str) -> list[tuple[str, int]]:

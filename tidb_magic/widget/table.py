@@ -14,12 +14,12 @@ import anywidget
 import traitlets
 
 from tidb_magic.api import Cluster
-from tidb_magic.display.frame import keys_of
+from tidb_magic.display.frame import keys_of, values_of
 from tidb_magic.display.render import first_line, statement
 from tidb_magic.errors import CopyError, NotConnectedError, TidbMagicError
 from tidb_magic.widget.busy import BUSY
 from tidb_magic.widget.kill_dialogs import KillDialogs
-from tidb_magic.widget.payload import PART, Sent, part, values_of
+from tidb_magic.widget.payload import PART, Sent, part
 from tidb_magic.widget.settings import TableSettings
 from tidb_magic.widget.views import Shown, rows_with, view_of
 
