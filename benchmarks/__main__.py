@@ -29,7 +29,7 @@ def main() -> None:
         with Playground(instances=3) as playground:
             run.stop = playground.stop
             print(
-                f"Opening {options.sessions} sessions, then {options.rounds} rounds; about twelve minutes.", flush=True
+                f"Opening {options.sessions} sessions, then {options.rounds} rounds; about seven minutes.", flush=True
             )
             run.part = "The opening of the sessions"
             with crowd(playground, options.sessions):

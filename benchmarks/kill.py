@@ -50,7 +50,7 @@ def _sessions(shell: Any, playground: Playground, drivers: Sequence[Any], each: 
     with crowd(playground, sessions, running=0, in_transaction=0) as clients:
         spent = _in_turns(shell, drivers, clients, "", HERE)
         _check_dead(clients)
-    return Ratio("%tidb_kill ID, to proof", "look, KILL, look, PyMySQL", *spent, 1.5)
+    return Ratio("%tidb_kill ID, to proof", "look, KILL, look, PyMySQL", *spent, 1.3)
 
 
 def _statements(shell: Any, playground: Playground, drivers: Sequence[Any], each: int) -> Ratio:
@@ -60,7 +60,7 @@ def _statements(shell: Any, playground: Playground, drivers: Sequence[Any], each
         spent = _in_turns(shell, drivers, clients, "QUERY ", RUNNING)
         if any(len(query(drivers[one.instance], HERE.format(one.id))) != 1 for one in clients):
             raise RuntimeError("KILL QUERY ended a session.")
-    return Ratio("%tidb_kill QUERY ID, to proof", "look, KILL, look, PyMySQL", *spent, 1.5)
+    return Ratio("%tidb_kill QUERY ID, to proof", "look, KILL, look, PyMySQL", *spent, 1.3)
 
 
 def _in_turns(

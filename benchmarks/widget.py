@@ -182,6 +182,7 @@ def compare(*, rounds: int = 7) -> list[Ratio]:
         ratios.append(Ratio(f"{rows}, first paint", plain, one.seconds, other.seconds, 0.3))
         ratios.append(Ratio("... since its output arrived", "the same", one.arrived, other.arrived))
         ratios.append(Ratio(f"{rows}, refresh", updated, again[size].seconds, plain_again[size].seconds, 0.3))
+        ratios.append(Ratio(f"{rows}, refresh, 5 % of them new", "first paint", again[size].seconds, one.seconds, 0.1))
     rows = f"table, {many:,} rows"
     return [
         *ratios,

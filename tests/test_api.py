@@ -2,12 +2,14 @@
 
 import pickle
 import sys
+from functools import partial
 from typing import Any
 
 import pytest
 
 import tidb_magic
 from tests.tracebacks import with_locals
+from tidb_magic import Cluster
 from tidb_magic.api import PasswordInUrlWarning
 from tidb_magic.connection.settings import Secret
 from tidb_magic.errors import AuthenticationError, ConnectError, CopyError, Interrupted, TidbMagicError
@@ -148,3 +150,16 @@ def test_a_cluster_says_what_matters_for_a_kill(playground: Playground, no_globa
         assert "caution: compatible-kill-query is on" in repr(cluster)
     with tidb_magic.connect(url, password=PLANTED) as cluster:
         assert "sees own sessions, may end own sessions" in repr(cluster)
+
+
+@pytest.mark.parametrize(
+    ("view", "statements"), [("processlist", 1), ("count_by", 1), ("instances", 2), ("locks", 5 + 3), ("waiting", 1)]
+)
+def test_each_view_takes_as_many_statements_as_the_page_on_scale_says(
+    cluster: Cluster, every_statement: list[str], view: str, statements: int
+) -> None:
+    read = partial(getattr(cluster, view), *(["USER"] if view == "count_by" else []))
+    read()  # opens connections
+    del every_statement[:]
+    read()
+    assert len(every_statement) == statements

@@ -67,16 +67,18 @@ def holds(ratio: Ratio, most: float) -> None:
     assert ratio.value <= most, ratio.line
 
 
-def test_the_list_of_2000_sessions_takes_at_most_1_15_times_what_pymysql_takes(lists: list[Ratio]) -> None:
-    holds(lists[0], 1.15)
+def test_the_list_of_2000_sessions_takes_at_most_1_1_times_what_pymysql_takes(lists: list[Ratio]) -> None:
+    holds(lists[0], 1.10)
 
 
 def test_the_list_of_2000_sessions_takes_at_most_0_9_times_what_read_sql_of_pandas_takes(lists: list[Ratio]) -> None:
-    holds(lists[1], 0.90)
+    assert lists[1].most == 0.85  # the goal, which is met on most machines
+    assert lists[1].value <= 0.90, lists[1].line
 
 
-def test_the_list_of_what_is_active_takes_at_most_0_75_times_a_filter_in_pandas(lists: list[Ratio]) -> None:
-    holds(lists[3], 0.75)
+def test_the_list_of_what_is_active_takes_at_most_0_6_times_a_filter_in_pandas(lists: list[Ratio]) -> None:
+    assert lists[3].most == 0.50  # the goal, as above
+    assert lists[3].value <= 0.60, lists[3].line
 
 
 @pytest.mark.slow  # the bare statement waits a minute
@@ -89,8 +91,8 @@ def test_with_an_instance_frozen_the_list_takes_4_seconds_once_and_half_a_second
 
 
 def test_the_kill_of_a_typed_id_takes_at_most_twice_as_long_as_look_kill_look(kills: list[Ratio]) -> None:
-    for ratio in kills:  # the promise is 1.5, which is met on some machines and not on others
-        assert ratio.most == 1.5
+    for ratio in kills:
+        assert ratio.most == 1.3  # the goal, which is not met
         assert ratio.value <= 2.0, ratio.line
 
 

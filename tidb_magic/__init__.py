@@ -74,6 +74,7 @@ def load_ipython_extension(ipython: "InteractiveShell") -> None:
     magics = TidbMagics(ipython)
     ipython.register_magics(magics)
     magics.show_with(ipython)
+    magics.stopping.follow(ipython)
     completion.install(ipython, magics)
 
 
@@ -86,6 +87,7 @@ def unload_ipython_extension(ipython: "InteractiveShell") -> None:
     if magics is None:
         return
     magics.show_no_more(ipython)
+    magics.stopping.unfollow(ipython)
     magics.close()
     for kind, names in magics.magics.items():
         for name in names:

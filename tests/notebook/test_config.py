@@ -73,7 +73,13 @@ def test_every_setting_has_a_help_and_a_variable(
     shell.run_line_magic("config", "TidbMagics")
     assert f"TidbMagics.{name}=" in capsys.readouterr().out
     assert TidbMagics.class_traits()[name].help
-    other = {"direct": "never", "audit_file": "kills.jsonl", "audit_sql": "true", "show_sql": "false"}.get(name, "7")
+    other = {
+        "direct": "never",
+        "stop": "ask",
+        "audit_file": "kills.jsonl",
+        "audit_sql": "true",
+        "show_sql": "false",
+    }.get(name, "7")
     before = getattr(magics(shell), name)
     monkeypatch.setenv(f"TIDB_MAGIC_{name.upper()}", other)
     after = getattr(loaded(shell), name)

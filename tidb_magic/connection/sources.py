@@ -98,7 +98,7 @@ def _from_object(target: Any, source: str = "") -> Settings:
         if hasattr(target, "pool"):
             return _from_engine(target, source or "an engine of SQLAlchemy")
     if _is_of(target, "pymysql"):
-        return _from_pymysql(target, source or "a connection of PyMySQL")
+        return settings_of_pymysql(target, source or "a connection of PyMySQL")
     kind = f"{type(target).__module__}.{type(target).__qualname__}"
     raise SettingsError(
         f"Nothing to connect to: {kind} is neither a URL nor an engine of SQLAlchemy nor a connection of PyMySQL."
@@ -120,7 +120,7 @@ def _from_engine(engine: Any, source: str) -> Settings:
     pool = engine.pool.recreate()  # no connection of other code is used or waited for
     try:
         opened = pool.connect()
-        found = _from_pymysql(opened.driver_connection, source)
+        found = settings_of_pymysql(opened.driver_connection, source)
         opened.close()
     except TidbMagicError:
         raise
@@ -204,7 +204,8 @@ def _from_sqlalchemy_url(url: Any, source: str, *, options: bool = True) -> Sett
         )
 
 
-def _from_pymysql(connection: Any, source: str) -> Settings:
+def settings_of_pymysql(connection: Any, source: str) -> Settings:
+    """Return the settings of a connection of PyMySQL. Raises SettingsError."""
     if connection.unix_socket:
         raise SettingsError("That connection goes through a socket file; tidb_magic connects by host and port only.")
     texts = [one.decode() if isinstance(one, bytes) else one for one in (connection.user, connection.db)]

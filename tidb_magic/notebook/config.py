@@ -38,6 +38,12 @@ class Preferences(Magics):
         help="Whether statements, and the values of locked keys, are shown; if not, only what kind they are. For"
         " notebooks that leave the team. What is shown already stays; DataFrames hold them all the same.",
     ).tag(config=True)
+    stop = Enum(
+        ["end", "ask", "off"],
+        "end",
+        help="What happens to statements that an interrupted cell leaves running in TiDB: end them, ask (say what to"
+        " type), or off.",
+    ).tag(config=True)
     direct = Enum(
         ["auto", "always", "never"],
         "auto",

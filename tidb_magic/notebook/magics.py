@@ -30,6 +30,7 @@ from tidb_magic.notebook.arguments import (
     usage_error,
 )
 from tidb_magic.notebook.config import Preferences
+from tidb_magic.notebook.stop import Stop
 
 if TYPE_CHECKING:
     from tidb_magic.api import Cluster
@@ -57,6 +58,7 @@ class TidbMagics(Preferences):
     def __init__(self, shell: Any) -> None:
         self._open: Connected | None = None  # made when it is needed: it imports pandas
         self.seen: ProcessList | None = None  # what Tab completes from
+        self.stopping = Stop(lambda: self.stop)
         super().__init__(shell)
 
     @property

@@ -1,0 +1,264 @@
+"""Stop means stop: what an interrupted cell leaves running is ended in the cluster, and nothing else."""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pymysql
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from jupyter_client.manager import start_new_kernel
+
+from tests.balancer import Balancer
+from tests.clients import LONG_SELECT, Client, eventually
+from tests.connection.test_connection import other_server  # noqa: F401 (a fixture)
+from tests.notebook.test_kernel import Kernel, text
+from tidb_magic.connection.client_sessions import CLIENT_SESSIONS
+from tidb_magic.playground import Playground
+from tidb_magic.queries import query
+
+STATEMENT = LONG_SELECT.format("of a cell")
+CHANGE = "UPDATE test.numbers SET n = 100044 WHERE n = 44"
+LINE = re.compile(
+    r"Interrupted: your statement on connection (\d+) \((\S+)\) was still running; its session was ended"
+    r" \(\d+\.\d\d s(; rolled back .*)?\)\. It had run for \d+ s\."
+)
+LATE = "Interrupted: what your cell left running is still being ended; the next cell says the outcome.\n"
+# How a cell waits for TiDB: what is run before, and the cell.
+WAYS = {
+    "a cursor of PyMySQL": ("db = pymysql.connect(**where)", "db.cursor().execute(STATEMENT)"),
+    "a transaction that holds a lock": (
+        "db = pymysql.connect(**where); c = db.cursor(); c.execute('BEGIN'); _ = c.execute(CHANGE)",
+        "c.execute(STATEMENT)",
+    ),
+    "a cursor that does not fetch at once": (
+        "db = pymysql.connect(**where, cursorclass=pymysql.cursors.SSCursor)",
+        "db.cursor().execute(STATEMENT)",
+    ),
+    "pandas and SQLAlchemy": (
+        "engine = sqlalchemy.create_engine(url)",
+        "pd.read_sql(sqlalchemy.text(STATEMENT), engine)",
+    ),
+    "a library that catches the exception": (
+        "db = pymysql.connect(**where)",
+        "try: db.cursor().execute(STATEMENT)\nexcept BaseException: pass",
+    ),
+}
+
+
+class Notebook:
+    """A kernel in which cells wait for a cluster."""
+
+    def __init__(self, kernel: Kernel, playground: Playground) -> None:
+        self.kernel, self.playground = kernel, playground
+
+    def ready(self, port: int, *first: str) -> None:
+        """Run what the cells need."""
+        where = {"host": "127.0.0.1", "port": port, "user": "root"}
+        url = f"mysql+pymysql://root@127.0.0.1:{port}"
+        given = f"where, url, STATEMENT, CHANGE = {where!r}, {url!r}, {STATEMENT!r}, {CHANGE!r}"
+        for code in ("import pymysql, sqlalchemy\nimport pandas as pd", given, *first):
+            outputs = self.kernel.run(code)
+            assert not outputs, text(outputs)
+
+    def stop(self, code: str, then: Callable[[], object] = lambda: None) -> str:
+        """Run a cell, press Stop when its statement runs, and return what the cell printed."""
+        number = self.kernel.client.execute(code)
+        eventually(self.running)
+        then()
+        self.kernel.manager.interrupt_kernel()
+        printed = ""
+        while True:
+            message = self.kernel.client.get_iopub_msg(timeout=60)
+            if message["parent_header"].get("msg_id") != number:
+                continue
+            if message["msg_type"] == "stream":
+                printed += message["content"]["text"]
+            if message["msg_type"] == "status" and message["content"]["execution_state"] == "idle":
+                return printed
+
+    def running(self) -> list[tuple[Any, ...]]:
+        """Return INSTANCE and ID of the statements of cells, seen on each instance."""
+        found = []
+        for instance in range(3):
+            with Client(self.playground, instance) as root:
+                sql = "SELECT ID FROM INFORMATION_SCHEMA.PROCESSLIST WHERE INFO LIKE '%/* of a cell */%'"
+                rows = root.query(f"{sql} AND ID <> CONNECTION_ID()")
+                found += [(self.playground.status_address(instance), number) for (number,) in rows]
+        return found
+
+
+@pytest.fixture(scope="module")
+def one_kernel() -> Iterator[Kernel]:
+    manager, client = start_new_kernel()
+    yield Kernel(manager, client)
+    client.stop_channels()
+    manager.shutdown_kernel(now=True)
+
+
+@pytest.fixture
+def kernel(one_kernel: Kernel) -> Iterator[Kernel]:
+    yield one_kernel
+    one_kernel.run("%unload_ext tidb_magic\n%reset -f")
+
+
+@pytest.fixture
+def notebook(kernel: Kernel, playground: Playground) -> Notebook:
+    return Notebook(kernel, playground)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("loaded", ["before the connection", "after it"])
+def test_the_statement_of_an_interrupted_cell_is_ended_and_nothing_else(
+    notebook: Notebook, playground: Playground, way: str, loaded: str
+) -> None:
+    made, cell = WAYS[way]
+    load = "%load_ext tidb_magic"
+    notebook.ready(playground.port(1), *([load, made] if loaded == "before the connection" else [made, load]))
+    if "sqlalchemy" in made and loaded == "after it":
+        notebook.kernel.run("engine.connect().close()")
+    with ExitStack() as stack:
+        others = [stack.enter_context(Client(playground, number % 3)) for number in range(12)]
+        ((instance, number),) = _stopped(notebook, cell)
+        assert instance == playground.status_address(1)
+        with Client(playground, 1) as root:
+            gone = f"SELECT 1 FROM INFORMATION_SCHEMA.PROCESSLIST WHERE ID = {number}"
+            assert root.query(gone) == ()
+        assert all(other.alive() for other in others)
+        if "lock" in way:
+            with Client(playground, 0) as waits:
+                waits.query("SET innodb_lock_wait_timeout = 30")
+                waits.query("UPDATE test.numbers SET n = 44 WHERE n = 44")
+
+
+def _stopped(notebook: Notebook, cell: str) -> list[tuple[str, int]]:
+    """Interrupt a cell, and return INSTANCE and ID of the statement that was ended."""
+    found: list[Any] = []
+    printed = notebook.stop(cell, lambda: found.extend(notebook.running()))
+    if printed == LATE:  # the machine does other work: the prompt came back first
+        printed = eventually(lambda: text(notebook.kernel.run("pass")))
+    assert LINE.fullmatch(printed.strip()), printed
+    assert notebook.running() == []
+    line = LINE.search(printed)
+    assert line
+    assert [(line[2], int(line[1]))] == found
+    return found
+
+
+def test_through_a_balancer_the_right_one_is_ended(notebook: Notebook, playground: Playground) -> None:
+    with Balancer([playground.port(instance) for instance in range(3)]) as balancer:
+        notebook.ready(balancer.port, "%load_ext tidb_magic")
+        for _ in range(4):
+            notebook.kernel.run("db = pymysql.connect(**where)")
+            _stopped(notebook, "db.cursor().execute(STATEMENT)")
+
+
+def test_without_global_kill_the_right_one_of_two_with_the_same_id_is_ended(
+    kernel: Kernel, no_global_kill: Playground
+) -> None:
+    notebook = Notebook(kernel, no_global_kill)
+    notebook.ready(no_global_kill.port(1), "%load_ext tidb_magic")
+    with ExitStack() as stack:
+        twin, number = stack.enter_context(Client(no_global_kill, 0)), 0
+        while twin.id != number:
+            if twin.id < number:
+                twin = stack.enter_context(Client(no_global_kill, 0))
+            else:
+                number = _connected(kernel)
+        twin.start(LONG_SELECT.format("of its twin"))
+        runs = f"SELECT 1 FROM INFORMATION_SCHEMA.PROCESSLIST WHERE ID = {number} AND INFO LIKE '%of its twin%'"
+        with Client(no_global_kill, 0) as root:
+            eventually(lambda: root.query(runs))
+            _stopped(notebook, "c.execute(STATEMENT)")
+            assert root.query(runs) == ((1,),)
+
+
+def _connected(kernel: Kernel) -> int:
+    """Open a connection in a kernel, and return its ID."""
+    code = "db = pymysql.connect(**where); c = db.cursor(); c.execute('SELECT CONNECTION_ID()'); c.fetchone()[0]"
+    (shown,) = kernel.run(code)
+    return int(shown["data"]["text/plain"])
+
+
+def test_ask_says_what_still_runs_and_off_says_nothing(notebook: Notebook, playground: Playground) -> None:
+    notebook.ready(playground.port(2), "%load_ext tidb_magic")
+    for mode, said in (
+        ("ask", r"Interrupted: your statement on .* It had run for \d+ s\. To end it: %tidb_kill (\d+)"),
+        ("off", ""),
+    ):
+        notebook.kernel.run(f"%config TidbMagics.stop = {mode!r}\ndb = pymysql.connect(**where)")
+        printed = notebook.stop("db.cursor().execute(STATEMENT)").strip()
+        assert re.fullmatch(said, printed), printed
+        ((_, number),) = notebook.running()
+        with Client(playground, 2) as root:
+            root.query(f"KILL TIDB CONNECTION {number}")
+        eventually(lambda: not notebook.running())
+
+
+def test_what_a_kernel_runs_when_it_is_shut_down_is_ended(playground: Playground) -> None:
+    """Otherwise it would run on: TiDB does not notice that the client has left."""
+    manager, client = start_new_kernel()
+    notebook = Notebook(Kernel(manager, client), playground)
+    notebook.ready(playground.port(1), "%load_ext tidb_magic", "db = pymysql.connect(**where)")
+    client.execute("db.cursor().execute(STATEMENT)")
+    eventually(notebook.running)
+    client.stop_channels()
+    manager.shutdown_kernel()
+    assert notebook.running() == []
+
+
+def test_what_takes_longer_than_two_seconds_is_said_before_the_next_cell(kernel: Kernel, healed: Playground) -> None:
+    notebook = Notebook(kernel, healed)
+    notebook.ready(healed.port(2), "%load_ext tidb_magic", "db = pymysql.connect(**where)")
+    printed = notebook.stop("db.cursor().execute(STATEMENT)", lambda: healed.freeze(2))
+    assert printed == LATE
+    healed.resume(2)
+    line = eventually(lambda: text(kernel.run("pass")))
+    assert LINE.fullmatch(line.strip()), line
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What PyMySQL sends from now on."""
+    sent: list[str] = []
+    execute = pymysql.connections.Connection._execute_command  # type: ignore[attr-defined]
+
+    def noted(self: Any, command: int, sql: Any) -> Any:
+        sent.append(sql.decode() if isinstance(sql, bytes) else sql)
+        return execute(self, command, sql)
+
+    monkeypatch.setattr(pymysql.connections.Connection, "_execute_command", noted)
+    return sent
+
+
+def test_a_connection_costs_one_statement_and_a_query_none(
+    session_shell: InteractiveShell, playground: Playground, sent: list[str]
+) -> None:
+    def connect() -> list[str]:
+        del sent[:]
+        with pymysql.connect(host="127.0.0.1", port=playground.port(0), user="root") as db:
+            db.cursor().execute("SELECT 1")
+        return [sql for sql in sent if "tidb_magic" not in sql]
+
+    before = connect()
+    session_shell.run_line_magic("load_ext", "tidb_magic")
+    after = connect()
+    session_shell.run_line_magic("unload_ext", "tidb_magic")
+    after.remove(query("own_session"))
+    assert after == before
+
+
+def test_a_server_that_is_not_tidb_is_not_asked(shell: InteractiveShell, other_server: int, sent: list[str]) -> None:  # noqa: F811
+    with pymysql.connect(host="127.0.0.1", port=other_server, user="root"):
+        assert not [sql for sql in sent if "PROCESSLIST" in sql]
+    assert CLIENT_SESSIONS.dropped() == []
+
+
+def test_unload_puts_everything_back(session_shell: InteractiveShell) -> None:
+    kind, callbacks = pymysql.connections.Connection, session_shell.events.callbacks
+    before = kind.connect, kind.close, {name: list(them) for name, them in callbacks.items()}
+    session_shell.run_line_magic("load_ext", "tidb_magic")
+    assert kind.connect is not before[0]
+    session_shell.run_line_magic("unload_ext", "tidb_magic")
+    assert (kind.connect, kind.close, {name: list(them) for name, them in callbacks.items()}) == before

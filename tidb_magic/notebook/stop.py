@@ -1,0 +1,207 @@
+"""The Stop button: what an interrupted cell leaves running in the cluster is ended."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from tidb_magic.connection.client_sessions import CLIENT_SESSIONS, ClientSession
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from IPython.core.interactiveshell import ExecutionResult, InteractiveShell
+
+    from tidb_magic.api import Cluster
+
+_PATIENCE = 2.0  # seconds after which the prompt comes back
+_REASON = "cell interrupted"
+_LATE = "Interrupted: what your cell left running is still being ended; the next cell says the outcome."
+
+
+class Stop:
+    """Ends the statements of an interrupted cell: those on connections whose client side is gone since.
+
+    `mode` returns ``end``, ``ask``, which only says what still runs, or ``off``. For each address and user a cluster of
+    its own is opened, in the background when the first connection there is opened.
+    """
+
+    def __init__(self, mode: Callable[[], str]) -> None:
+        self._mode = mode
+        self._clusters: dict[str, Future[Cluster]] = {}
+        self._interrupted = False
+        self._before: Any = None  # how SIGINT was handled
+        self._at_term: Any = None  # how SIGTERM was handled
+        self._said: list[str] = []  # what became of statements, and is not printed yet
+
+    def follow(self, shell: "InteractiveShell") -> None:
+        """Begin."""
+        CLIENT_SESSIONS.opened = lambda session: self._mode() != "off" and self._open(session)
+        CLIENT_SESSIONS.follow()
+        shell.events.register("pre_run_cell", self._begins)
+        shell.events.register("post_run_cell", self._ends)
+        if _in_main_thread():
+            self._at_term = signal.signal(signal.SIGTERM, self._terminated)
+
+    def unfollow(self, shell: "InteractiveShell") -> None:
+        """End, and put everything back."""
+        for event, callback in (("pre_run_cell", self._begins), ("post_run_cell", self._ends)):
+            if callback in shell.events.callbacks[event]:
+                shell.events.unregister(event, callback)
+        if signal.getsignal(signal.SIGTERM) == self._terminated and _in_main_thread():
+            signal.signal(signal.SIGTERM, self._at_term)
+        CLIENT_SESSIONS.unfollow()
+        for opening in self._clusters.values():
+            opening.add_done_callback(_close)
+        self._clusters.clear()
+
+    # -- cells -------------------------------------------------------------------------------------------------
+
+    def _begins(self, _info: object) -> None:
+        self._print()
+        self._interrupted = False
+        if _in_main_thread():
+            self._before = signal.getsignal(signal.SIGINT)
+            if callable(self._before):
+                signal.signal(signal.SIGINT, self._note)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        """Note that the cell is interrupted: a library may catch the exception."""
+        self._interrupted = True
+        self._before(number, frame)
+
+    def _ends(self, result: "ExecutionResult") -> None:
+        if signal.getsignal(signal.SIGINT) == self._note:
+            signal.signal(signal.SIGINT, self._before)
+        dropped = CLIENT_SESSIONS.dropped()
+        if (self._interrupted or _is_interrupt(result.error_in_exec)) and dropped and self._mode() != "off":
+            self._interrupted = False
+            self._wait(dropped)
+
+    def _terminated(self, number: int, frame: FrameType | None) -> None:
+        """End what all connections of this process run: Jupyter restarts a busy kernel, or shuts it down."""
+        if self._mode() == "end":
+            self._wait(CLIENT_SESSIONS.all())
+        signal.signal(signal.SIGTERM, self._at_term)
+        if callable(self._at_term):
+            self._at_term(number, frame)
+        else:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def _wait(self, sessions: list[ClientSession]) -> None:
+        """End what still runs, and print what became of it; what takes long is printed before the next cell."""
+        groups: dict[str, list[ClientSession]] = {}
+        for one in sessions:
+            groups.setdefault(one.settings.address, []).append(one)
+        threads = [
+            threading.Thread(target=self._end, args=(ones,), name="tidb_magic-stop", daemon=True)
+            for ones in groups.values()
+        ]
+        give_up = threading.Event()
+        timer = threading.Timer(_PATIENCE, give_up.set)
+        timer.daemon = True
+        for thread in (*threads, timer):
+            thread.start()
+        try:
+            while any(thread.is_alive() for thread in threads) and not give_up.wait(0.01):
+                pass
+        finally:  # also after another Stop
+            timer.cancel()
+            if any(thread.is_alive() for thread in threads):
+                self._said.append(_LATE)
+            self._print()
+
+    def _print(self) -> None:
+        while self._said:
+            sys.stdout.write(f"{self._said.pop(0)}\n")
+
+    # -- one statement -----------------------------------------------------------------------------------------
+
+    def _open(self, session: ClientSession) -> "Future[Cluster]":
+        """Return the cluster of a session, which is opened in the background if there is none yet."""
+        from tidb_magic.api import connect
+
+        key = session.settings.address
+        if key not in self._clusters or _failed(self._clusters[key]):
+            opening: Future[Cluster] = Future()
+            self._clusters[key] = opening
+
+            def run() -> None:
+                try:
+                    opening.set_result(connect(session.settings))
+                except Exception as error:  # noqa: BLE001 (it is raised where the cluster is needed)
+                    opening.set_exception(error)
+
+            threading.Thread(target=run, name="tidb_magic-stop-connect", daemon=True).start()
+        return self._clusters[key]
+
+    def _end(self, sessions: list[ClientSession]) -> None:
+        """End the sessions that run a statement, of one user at one address; say what became of each."""
+        try:
+            self._said += self._ended(self._open(sessions[0]).result(), sessions)
+        except Exception as error:  # noqa: BLE001 (of a thread, which nobody would see)
+            ids = ", ".join(str(one.id) for one in sessions)
+            self._said.append(f"Interrupted: your statement on connection {ids} may still run. {error}")
+
+    def _ended(self, cluster: "Cluster", sessions: list[ClientSession]) -> list[str]:
+        ids = ", ".join(str(one.id) for one in sessions)
+        listed = cluster.processlist(where=f"ID IN ({ids})", idle=True)
+        ours = {
+            (one.id, one.host, one.settings.user) for one in sessions
+        }  # an ID alone can be another session's by now
+        keys = zip(listed["ID"], listed["HOST"], listed["USER"], strict=True)
+        rows = listed[[key in ours and runs for key, runs in zip(keys, listed["INFO"].notna(), strict=True)]]
+        if not len(rows):
+            return []  # they have ended
+        what = [
+            f"Interrupted: your statement on connection {row['ID']} ({row['INSTANCE']}) was still running"
+            for _, row in rows.iterrows()
+        ]
+        spent = [f"It had run for {seconds} s." for seconds in rows["TIME"]]
+        if self._mode() == "ask":
+            ends = [f"{time} To end it: %tidb_kill {number}" for time, number in zip(spent, rows["ID"], strict=True)]
+            return [". ".join(pair) for pair in zip(what, ends, strict=True)]
+        # The client is gone: whatever such a session runs, nobody waits for it. So its statement is not compared.
+        report = cluster.kill(rows[["ID", "INSTANCE", "USER", "HOST"]], reason=_REASON, max_victims=len(rows))
+        ends = [_outcome(row) for _, row in report.iterrows()]
+        return [f"{one}; {end} {time}" for one, end, time in zip(what, ends, spent, strict=True)]
+
+
+def _outcome(row: "pd.Series") -> str:
+    """Return what became of a session, by its row of a KillReport."""
+    if row["OUTCOME"] != "killed":
+        return f"{row['OUTCOME']}: {row['REASON']}. To try again: %tidb_kill {row['ID']}."
+    rolled = f"; {row['REASON']}" if row["REASON"] else ""
+    return f"its session was ended ({row['SECONDS']:.2f} s{rolled})."
+
+
+def _in_main_thread() -> bool:
+    """Tell whether signals can be handled here."""
+    return threading.current_thread() is threading.main_thread()
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Tell whether an error is KeyboardInterrupt, or was raised in its place.
+
+    >>> _is_interrupt(ValueError()), _is_interrupt(KeyboardInterrupt())
+    (False, True)
+    """
+    seen = set[int]()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _failed(opening: "Future[Cluster]") -> bool:
+    return opening.done() and (opening.exception() is not None or opening.result().closed)
+
+
+def _close(opening: "Future[Cluster]") -> None:
+    if opening.exception() is None:
+        opening.result().close()
