@@ -512,7 +512,9 @@ def session_shell() -> InteractiveShell:
 
 
 @pytest.fixture
-def shell(session_shell: InteractiveShell) -> Iterator[InteractiveShell]:
+def shell(session_shell: InteractiveShell, monkeypatch: pytest.MonkeyPatch) -> Iterator[InteractiveShell]:
+    """A shell with the extension. For the connections of the tests themselves it opens none of its own."""
+    monkeypatch.setenv("TIDB_MAGIC_STOP", "off")
     session_shell.config.pop("TidbMagics", None)  # what %config set stays for the next loading
     session_shell.run_line_magic("load_ext", "tidb_magic")
     yield session_shell

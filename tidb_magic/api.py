@@ -75,6 +75,7 @@ class Cluster:
         min_time: float | None = None,
         match: str | None = None,
         where: str | None = None,
+        mine: bool = False,
         idle: bool = False,
         sort: str | None = None,
         limit: int = LIMIT,
@@ -87,7 +88,7 @@ class Cluster:
 
         Parameters
         ----------
-        user, host, db, instance, command, min_time, match, where
+        user, host, db, instance, command, min_time, match, where, mine
             What a session must be like, see `Filters`. All that are given must hold.
         idle
             All sessions, not only those that run something or hold a transaction.
@@ -112,7 +113,7 @@ class Cluster:
             Ctrl-C: no statement of ours is left running, or the message names it.
         """
         deadline = seconds(deadline, "deadline")
-        filters = Filters(user, host, db, instance, command, min_time, match, where, idle)
+        filters = Filters(user, host, db, instance, command, min_time, match, where, mine, idle)
         reload = partial(_read, filters=filters, sort=sort, limit=limit, full=full)
         listed = reload(self, deadline=deadline)
         self._note_origin(listed, reload)

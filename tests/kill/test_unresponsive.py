@@ -42,14 +42,14 @@ def timed(kill: Callable[[], Any]) -> tuple[float, Any]:
 
 @contextmanager
 def frozen_for(playground: Playground, seconds: float) -> Iterator[None]:
-    """Freeze every instance, as if the whole cluster were overloaded, until that time is over."""
-    wakes = [threading.Timer(seconds, playground.resume, [one]) for one in range(playground.options.instances)]
-    for instance, wake in enumerate(wakes):
+    """Freeze every instance for that time, as if the cluster were overloaded; the last one goes on first."""
+    instances = range(playground.options.instances)
+    for instance in instances:
         playground.freeze(instance)
-        wake.start()
+    wake = threading.Timer(seconds, lambda: [playground.resume(instance) for instance in reversed(instances)])
+    wake.start()
     yield
-    for wake in wakes:
-        wake.join()
+    wake.join()
 
 
 def still_runs(playground: Playground, client: Client, instance: int) -> bool:

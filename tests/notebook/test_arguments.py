@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 NOBODY, NEITHER = 2097158, 2097160  # no server has id 1 and so many connections
 
-TEXTS = sorted(FILTERS - {"min_time", "idle"})
+TEXTS = sorted(FILTERS - {"min_time", "mine", "idle"})
 
 
 def kill(shell: InteractiveShell, line: str) -> KillReport:
@@ -640,6 +640,7 @@ def test_variables_are_not_put_into_the_options_of_a_cell(connected: Interactive
         *((f"--{option} root", f"the cell contains the targets: --{option} is not allowed here") for option in TEXTS),
         ("--min-time 0", "the cell contains the targets: --min-time is not allowed here"),
         ("--idle", "the cell contains the targets: --idle is not allowed here"),
+        ("--mine", "the cell contains the targets: --mine is not allowed here"),
         ("--yes", "the cell contains the targets: --yes is not allowed here"),
         ("--dry", "unrecognized arguments: --dry"),
         ("--timeout 0", "number of seconds above 0"),

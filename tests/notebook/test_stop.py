@@ -15,8 +15,10 @@ from tests.clients import LONG_SELECT, Client, eventually
 from tests.connection.test_connection import other_server  # noqa: F401 (a fixture)
 from tests.notebook.test_kernel import Kernel, text
 from tidb_magic.connection.client_sessions import CLIENT_SESSIONS
+from tidb_magic.errors import OptionError
 from tidb_magic.playground import Playground
 from tidb_magic.queries import query
+from tidb_magic.sessions.filters import Filters
 
 STATEMENT = LONG_SELECT.format("of a cell")
 CHANGE = "UPDATE test.numbers SET n = 100044 WHERE n = 44"
@@ -104,8 +106,13 @@ def kernel(one_kernel: Kernel) -> Iterator[Kernel]:
 
 
 @pytest.fixture
-def notebook(kernel: Kernel, playground: Playground) -> Notebook:
-    return Notebook(kernel, playground)
+def notebook(kernel: Kernel, playground: Playground) -> Iterator[Notebook]:
+    made = Notebook(kernel, playground)
+    yield made
+    for _, number in made.running():
+        with Client(playground, 0) as root:
+            root.query(f"KILL TIDB CONNECTION {number}")
+    eventually(lambda: not made.running())
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -144,6 +151,28 @@ def _stopped(notebook: Notebook, cell: str) -> list[tuple[str, int]]:
     assert line
     assert [(line[2], int(line[1]))] == found
     return found
+
+
+def test_the_statements_of_threads_that_an_interrupted_cell_waits_for_are_ended(
+    notebook: Notebook, playground: Playground
+) -> None:
+    """Otherwise the cell waits for them. The connection of a thread that was there before is not touched."""
+    notebook.ready(
+        playground.port(1),
+        "%load_ext tidb_magic",
+        "import threading\nfrom concurrent.futures import ThreadPoolExecutor",
+        "db, one, two = (pymysql.connect(**where) for _ in range(3))",
+        "t = threading.Thread(target=lambda: db.cursor().execute(STATEMENT), daemon=True); t.start()",
+    )
+    ((_, before),) = eventually(notebook.running)
+    pool = (
+        "with ThreadPoolExecutor(2) as pool:\n    list(pool.map(lambda c: c.cursor().execute(STATEMENT), [one, two]))"
+    )
+    printed = notebook.stop(pool, lambda: eventually(lambda: len(notebook.running()) == 3))
+    line = r"Interrupted: .*; it was ended \(\d+\.\d\d s\)\. It had run for \d+ s\."
+    assert [bool(re.fullmatch(line, one)) for one in printed.splitlines()] == [True, True], printed
+    assert [number for _, number in notebook.running()] == [before]
+    assert not notebook.kernel.run("one.ping(reconnect=False); two.ping(reconnect=False)")
 
 
 def test_through_a_balancer_the_right_one_is_ended(notebook: Notebook, playground: Playground) -> None:
@@ -194,6 +223,29 @@ def test_ask_says_what_still_runs_and_off_says_nothing(notebook: Notebook, playg
         with Client(playground, 2) as root:
             root.query(f"KILL TIDB CONNECTION {number}")
         eventually(lambda: not notebook.running())
+
+
+def test_mine_is_what_the_connections_of_this_kernel_run(notebook: Notebook, playground: Playground) -> None:
+    thread = "threading.Thread(target=lambda: db.cursor().execute(STATEMENT), daemon=True)"
+    notebook.ready(playground.port(2), "%load_ext tidb_magic", "db = pymysql.connect(**where)", "import threading")
+    run = notebook.kernel.run
+    run(f"%tidb_connect {playground.url(0)}")
+    with Client(playground, 2) as other:
+        other.start(STATEMENT)
+        eventually(lambda: len(notebook.running()) == 1)
+        run(f"t = {thread}; t.start()")
+        eventually(lambda: len(notebook.running()) == 2)
+        ((_, mine),) = [one for one in notebook.running() if one[1] != other.id]
+        assert f"[{mine}]" in text(run("listed = %tidb_ps --mine\nlisted['ID'].tolist()"))
+        planned = text(run("%tidb_kill QUERY --mine"))
+        assert "1 planned" in planned
+        assert "1 interrupted" in text(run("%tidb_kill QUERY --mine --yes"))
+        assert [number for _, number in notebook.running()] == [other.id]
+
+
+def test_where_no_connection_is_noted_mine_is_refused() -> None:
+    with pytest.raises(OptionError, match=r"known from %load_ext tidb_magic on"):
+        Filters(mine=True)
 
 
 def test_what_a_kernel_runs_when_it_is_shut_down_is_ended(playground: Playground) -> None:

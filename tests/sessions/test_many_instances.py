@@ -43,5 +43,5 @@ def test_of_many_instances_some_are_asked_at_once_and_as_many_connections_stay(m
         listed: Any = cluster.processlist(deadline=2, limit=1_000)
         assert listed.missing == (f"10.0.{silent}.1:10080",)
         assert listed["INSTANCE"].nunique() == 149
-        assert max(most) == _AT_ONCE
+        assert max(most) <= _AT_ONCE
         assert len(cluster._pool._owners) <= pool._MOST + 1

@@ -7,7 +7,7 @@ tell which sessions are its own: their connect attributes are not visible to oth
 import gc
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -56,11 +56,16 @@ class ClientSessions:
         self._undo: list[Callable[[], None]] = []
         self.opened: Callable[[ClientSession], object] = lambda _: None
 
+    @property
+    def followed(self) -> bool:
+        """Whether connections are noted."""
+        return bool(self._undo)
+
     def follow(self) -> None:
         """Begin. The driver is not imported for that."""
         if module := sys.modules.get(_DRIVER):
             self._wrap(module)
-            used = _in_use()
+            used = _in_use(sys._current_frames())  # noqa: SLF001 (the only way)
             for one in gc.get_objects():
                 if issubclass(type(one), module.Connection) and one.open and id(one) not in used and not _unread(one):
                     self._note(one)
@@ -81,6 +86,11 @@ class ClientSessions:
         with self._lock:
             return list(self._sessions)
 
+    def used_by(self, threads: Collection[int | None]) -> list[ClientSession]:
+        """Return the sessions that these threads use now."""
+        used = _in_use(threads)
+        return [one for one in self.all() if id(one.driver()) in used and not one.dropped]
+
     def dropped(self) -> list[ClientSession]:
         """Return the sessions whose client side is gone, once."""
         with self._lock:
@@ -95,6 +105,8 @@ class ClientSessions:
         def connect_and_note(driver: Any, *args: Any, **options: Any) -> None:
             connect(driver, *args, **options)
             self._note(driver)
+            if not driver.open:  # our statement took longer than the driver's timeout
+                connect(driver, *args, **options)
 
         def forget_and_close(driver: Any) -> None:
             if driver.open:  # else it was dropped before, and SQLAlchemy tidies up
@@ -132,11 +144,11 @@ class ClientSessions:
             self._sessions = [one for one in self._sessions if one.driver() is not driver]
 
 
-def _in_use() -> set[int]:
-    """Return the identities of the objects whose methods run now, in any thread: a connection is not asked then."""
+def _in_use(threads: Collection[int | None]) -> set[int]:
+    """Return the identities of the objects whose methods run now in these threads."""
     found = set()
-    for frame in sys._current_frames().values():  # noqa: SLF001 (the only way)
-        above: FrameType | None = frame
+    for thread, frame in sys._current_frames().items():  # noqa: SLF001 (the only way)
+        above: FrameType | None = frame if thread in threads else None
         while above is not None:
             found.add(id(above.f_locals.get("self")))
             above = above.f_back

@@ -136,10 +136,11 @@ def parser(name: str) -> Parser:
 
 def _filtering(name: str) -> Parser:
     made = parser(name)
-    for option in sorted(FILTERS - {"min_time", "idle"}):
+    for option in sorted(FILTERS - {"min_time", "mine", "idle"}):
         made.add_argument(f"--{option}")
     made.add_argument("--min-time", type=float)
-    made.add_argument("--idle", action="store_true", default=None)
+    for option in ("mine", "idle"):
+        made.add_argument(f"--{option}", action="store_true", default=None)
     return made
 
 

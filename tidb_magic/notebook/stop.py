@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from tidb_magic.api import Cluster
 
+_AGAIN = 0.3  # seconds between two looks at what the threads of an interrupted cell run
 _PATIENCE = 2.0  # seconds after which the prompt comes back
 _REASON = "cell interrupted"
 _LATE = "Interrupted: what your cell left running is still being ended; the next cell says the outcome."
@@ -24,6 +25,8 @@ _LATE = "Interrupted: what your cell left running is still being ended; the next
 
 class Stop:
     """Ends the statements of an interrupted cell: those on connections whose client side is gone since.
+
+    While the cell waits for threads that it started, also those that these run; their connections stay usable.
 
     `mode` returns ``end``, ``ask``, which only says what still runs, or ``off``. For each address and user a cluster of
     its own is opened, in the background when the first connection there is opened.
@@ -33,6 +36,8 @@ class Stop:
         self._mode = mode
         self._clusters: dict[str, Future[Cluster]] = {}
         self._interrupted = False
+        self._over = threading.Event()  # the cell has ended
+        self._others: set[threading.Thread] = set()  # threads that were there before the cell
         self._before: Any = None  # how SIGINT was handled
         self._at_term: Any = None  # how SIGTERM was handled
         self._said: list[str] = []  # what became of statements, and is not printed yet
@@ -52,7 +57,7 @@ class Stop:
             if callback in shell.events.callbacks[event]:
                 shell.events.unregister(event, callback)
         if signal.getsignal(signal.SIGTERM) == self._terminated and _in_main_thread():
-            signal.signal(signal.SIGTERM, self._at_term)
+            signal.signal(signal.SIGTERM, self._at_term or signal.SIG_DFL)
         CLIENT_SESSIONS.unfollow()
         for opening in self._clusters.values():
             opening.add_done_callback(_close)
@@ -63,29 +68,42 @@ class Stop:
     def _begins(self, _info: object) -> None:
         self._print()
         self._interrupted = False
+        self._over, self._others = threading.Event(), set(threading.enumerate())
         if _in_main_thread():
             self._before = signal.getsignal(signal.SIGINT)
             if callable(self._before):
                 signal.signal(signal.SIGINT, self._note)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        """Note that the cell is interrupted: a library may catch the exception."""
+        """Note that the cell is interrupted: a library may catch the exception, or wait for its threads."""
+        if not self._interrupted and self._mode() == "end":
+            arguments = (self._over, self._others)
+            threading.Thread(target=self._end_in_threads, args=arguments, name="tidb_magic-stop", daemon=True).start()
         self._interrupted = True
         self._before(number, frame)
 
+    def _end_in_threads(self, over: threading.Event, others: set[threading.Thread]) -> None:
+        """End the statements of threads that the cell started, until it has ended: it waits for them."""
+        while not over.wait(_AGAIN):
+            threads = {thread.ident for thread in threading.enumerate() if thread not in others}
+            for ones in _by_address(CLIENT_SESSIONS.used_by(threads)):
+                self._end(ones, query=True)
+
     def _ends(self, result: "ExecutionResult") -> None:
+        self._over.set()
         if signal.getsignal(signal.SIGINT) == self._note:
             signal.signal(signal.SIGINT, self._before)
         dropped = CLIENT_SESSIONS.dropped()
         if (self._interrupted or _is_interrupt(result.error_in_exec)) and dropped and self._mode() != "off":
             self._interrupted = False
             self._wait(dropped)
+        self._print()
 
     def _terminated(self, number: int, frame: FrameType | None) -> None:
         """End what all connections of this process run: Jupyter restarts a busy kernel, or shuts it down."""
         if self._mode() == "end":
             self._wait(CLIENT_SESSIONS.all())
-        signal.signal(signal.SIGTERM, self._at_term)
+        signal.signal(signal.SIGTERM, self._at_term or signal.SIG_DFL)
         if callable(self._at_term):
             self._at_term(number, frame)
         else:
@@ -93,12 +111,9 @@ class Stop:
 
     def _wait(self, sessions: list[ClientSession]) -> None:
         """End what still runs, and print what became of it; what takes long is printed before the next cell."""
-        groups: dict[str, list[ClientSession]] = {}
-        for one in sessions:
-            groups.setdefault(one.settings.address, []).append(one)
         threads = [
             threading.Thread(target=self._end, args=(ones,), name="tidb_magic-stop", daemon=True)
-            for ones in groups.values()
+            for ones in _by_address(sessions)
         ]
         give_up = threading.Event()
         timer = threading.Timer(_PATIENCE, give_up.set)
@@ -138,20 +153,19 @@ class Stop:
             threading.Thread(target=run, name="tidb_magic-stop-connect", daemon=True).start()
         return self._clusters[key]
 
-    def _end(self, sessions: list[ClientSession]) -> None:
-        """End the sessions that run a statement, of one user at one address; say what became of each."""
+    def _end(self, sessions: list[ClientSession], *, query: bool = False) -> None:
+        """End the sessions that run a statement, of one user at one address, or only these; say what became of each."""
         try:
-            self._said += self._ended(self._open(sessions[0]).result(), sessions)
+            self._said += self._ended(self._open(sessions[0]).result(), sessions, query=query)
         except Exception as error:  # noqa: BLE001 (of a thread, which nobody would see)
             ids = ", ".join(str(one.id) for one in sessions)
             self._said.append(f"Interrupted: your statement on connection {ids} may still run. {error}")
 
-    def _ended(self, cluster: "Cluster", sessions: list[ClientSession]) -> list[str]:
+    def _ended(self, cluster: "Cluster", sessions: list[ClientSession], *, query: bool) -> list[str]:
         ids = ", ".join(str(one.id) for one in sessions)
         listed = cluster.processlist(where=f"ID IN ({ids})", idle=True)
-        ours = {
-            (one.id, one.host, one.settings.user) for one in sessions
-        }  # an ID alone can be another session's by now
+        # An ID alone can be another session's by now.
+        ours = {(one.id, one.host, one.settings.user) for one in sessions}
         keys = zip(listed["ID"], listed["HOST"], listed["USER"], strict=True)
         rows = listed[[key in ours and runs for key, runs in zip(keys, listed["INFO"].notna(), strict=True)]]
         if not len(rows):
@@ -164,18 +178,29 @@ class Stop:
         if self._mode() == "ask":
             ends = [f"{time} To end it: %tidb_kill {number}" for time, number in zip(spent, rows["ID"], strict=True)]
             return [". ".join(pair) for pair in zip(what, ends, strict=True)]
-        # The client is gone: whatever such a session runs, nobody waits for it. So its statement is not compared.
-        report = cluster.kill(rows[["ID", "INSTANCE", "USER", "HOST"]], reason=_REASON, max_victims=len(rows))
+        # A client that is gone waits for nothing, whatever its session runs: then the statement is not compared.
+        whom = rows if query else rows[["ID", "INSTANCE", "USER", "HOST"]]
+        report = cluster.kill(whom, query=query, reason=_REASON, max_victims=len(rows))
         ends = [_outcome(row) for _, row in report.iterrows()]
         return [f"{one}; {end} {time}" for one, end, time in zip(what, ends, spent, strict=True)]
 
 
 def _outcome(row: "pd.Series") -> str:
     """Return what became of a session, by its row of a KillReport."""
+    if row["OUTCOME"] == "interrupted":
+        return f"it was ended ({row['SECONDS']:.2f} s)."
     if row["OUTCOME"] != "killed":
         return f"{row['OUTCOME']}: {row['REASON']}. To try again: %tidb_kill {row['ID']}."
     rolled = f"; {row['REASON']}" if row["REASON"] else ""
     return f"its session was ended ({row['SECONDS']:.2f} s{rolled})."
+
+
+def _by_address(sessions: list[ClientSession]) -> Iterable[list[ClientSession]]:
+    """Return the sessions of each user at each address."""
+    groups: dict[str, list[ClientSession]] = {}
+    for one in sessions:
+        groups.setdefault(one.settings.address, []).append(one)
+    return groups.values()
 
 
 def _in_main_thread() -> bool:
