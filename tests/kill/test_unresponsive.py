@@ -46,7 +46,12 @@ def frozen_for(playground: Playground, seconds: float) -> Iterator[None]:
     instances = range(playground.options.instances)
     for instance in instances:
         playground.freeze(instance)
-    wake = threading.Timer(seconds, lambda: [playground.resume(instance) for instance in reversed(instances)])
+
+    def resume() -> None:
+        for instance in reversed(instances):
+            playground.resume(instance)
+
+    wake = threading.Timer(seconds, resume)
     wake.start()
     yield
     wake.join()
