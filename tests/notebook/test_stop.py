@@ -179,7 +179,7 @@ def test_through_a_balancer_the_right_one_is_ended(notebook: Notebook, playgroun
     with Balancer([playground.port(instance) for instance in range(3)]) as balancer:
         notebook.ready(balancer.port, "%load_ext tidb_magic")
         for _ in range(4):
-            notebook.kernel.run("db = pymysql.connect(**where)")
+            assert not notebook.kernel.run("db = pymysql.connect(**where)")
             _stopped(notebook, "db.cursor().execute(STATEMENT)")
 
 

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from types import FrameType
@@ -17,8 +18,9 @@ if TYPE_CHECKING:
 
     from tidb_magic.api import Cluster
 
-_AGAIN = 0.3  # seconds between two looks at what the threads of an interrupted cell run
+_AGAIN = 0.3  # seconds between two looks at what an interrupted cell has left running
 _PATIENCE = 2.0  # seconds after which the prompt comes back
+_SEARCH = 10.0  # seconds for which a session is searched for while not every instance answers
 _REASON = "cell interrupted"
 _LATE = "Interrupted: what your cell left running is still being ended; the next cell says the outcome."
 
@@ -162,14 +164,21 @@ class Stop:
             self._said.append(f"Interrupted: your statement on connection {ids} may still run. {error}")
 
     def _ended(self, cluster: "Cluster", sessions: list[ClientSession], *, query: bool) -> list[str]:
-        ids = ", ".join(str(one.id) for one in sessions)
-        listed = cluster.processlist(where=f"ID IN ({ids})", idle=True)
         # An ID alone can be another session's by now.
         ours = {(one.id, one.host, one.settings.user) for one in sessions}
-        keys = zip(listed["ID"], listed["HOST"], listed["USER"], strict=True)
+        ids, give_up = ", ".join(str(number) for number, *_ in ours), time.monotonic() + _SEARCH
+        while True:
+            listed = cluster.processlist(where=f"ID IN ({ids})", idle=True)
+            keys = list(zip(listed["ID"], listed["HOST"], listed["USER"], strict=True))
+            if listed.complete or ours <= set(keys) or time.monotonic() > give_up:
+                break
+            time.sleep(_AGAIN)
         rows = listed[[key in ours and runs for key, runs in zip(keys, listed["INFO"].notna(), strict=True)]]
         if not len(rows):
-            return []  # they have ended
+            if listed.complete or ours <= set(keys):
+                return []  # they have ended
+            missing = ", ".join(listed.missing)
+            return [f"Interrupted: your statement on connection {ids} may still run: {missing} did not answer."]
         what = [
             f"Interrupted: your statement on connection {row['ID']} ({row['INSTANCE']}) was still running"
             for _, row in rows.iterrows()
