@@ -42,8 +42,8 @@ OPEN: "WeakSet[SessionTable]" = WeakSet()
 class SessionTable(anywidget.AnyWidget):
     """A list of sessions with Kill buttons, that can be read again, once or all the time.
 
-    `shown` is what it shows, as it was last read. It works in threads and on connections of its own, which end with
-    `close`.
+    `shown` is what it shows, as it was last read, and `version` the number of that list. It works in threads and on
+    connections of its own, which end with `close`.
     """
 
     _esm = ESM
@@ -85,6 +85,7 @@ class SessionTable(anywidget.AnyWidget):
         self._interval = live or settings.interval
         self._turn = 0  # of switching it on
         self._sent = Sent()
+        self.version = 0
         super().__init__()
         self._show(shown)
         self.on_msg(self._hear)
@@ -233,11 +234,6 @@ class SessionTable(anywidget.AnyWidget):
 
     # -- small things ------------------------------------------------------------------------------------------
 
-    @property
-    def version(self) -> int:
-        """The number of the list that it shows."""
-        return next(reversed(self._frames), 0)
-
     def _show(self, shown: Shown) -> None:
         """Show a list."""
         self.shown, version = shown, self.version + 1
@@ -246,6 +242,7 @@ class SessionTable(anywidget.AnyWidget):
             self._frames.popitem(last=False)
         for name, value in self._sent.state(partial(self._view.payload, shown, self._rights, version)).items():
             setattr(self, name, value)
+        self.version = version
 
     def _send_whole(self, _said: object) -> None:
         """Send a snapshot to a page that lacks rows of the last one."""
