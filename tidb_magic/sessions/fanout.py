@@ -246,7 +246,7 @@ class FanOut:
 
     def _attempt(self, name: str, asked: Asked) -> list[Result] | None:
         """Check that an instance responds, and ask it if the list was given up; return None if it was not."""
-        pool, began = self._pool, time.monotonic()
+        pool, began, before = self._pool, time.monotonic(), asked.responds
         if kept := pool.idle_connection(name):
             asked.checked = True
             if not self._apart.is_set():
@@ -256,7 +256,7 @@ class FanOut:
             raise AuthenticationError(pool.openings.refusal)
         connection = pool.connect_to(asked.instance, self.due.left)
         asked.responds = asked.responds or connection is not kept
-        if asked.responds:
+        if asked.responds and not before:
             pool.monitor.responded(name, time.monotonic() - began)
         if not self._apart.is_set():
             return None
