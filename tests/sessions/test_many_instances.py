@@ -9,6 +9,7 @@ import tidb_magic
 from benchmarks.simulated import Options, simulated
 from tests.clients import LONG
 from tidb_magic.cluster import pool
+from tidb_magic.cluster.monitor import Monitor
 from tidb_magic.sessions.fanout import _AT_ONCE, Asked, FanOut
 
 
@@ -45,5 +46,14 @@ def test_of_many_instances_some_are_asked_at_once_and_as_many_connections_stay(m
         assert listed["INSTANCE"].nunique() == 149
         assert max(most) <= _AT_ONCE
         assert len(cluster._pool._owners) <= pool._MOST + 1
-        # How long each took to respond, which is at least the delay: not how long a kept connection is looked for.
-        assert min(took for _, took in cluster._pool.monitor._responses.values()) >= 0.02
+
+
+def test_how_long_an_instance_took_to_respond_is_noted_once_a_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that is kept since then is found at once, which says nothing."""
+    noted: list[float] = []
+    monkeypatch.setattr(Monitor, "responded", lambda _self, _name, seconds: noted.append(seconds))
+    options = Options(instances=20, sessions=200, silent=frozenset({7}))
+    with simulated(options) as url, tidb_magic.connect(url) as cluster:
+        assert len(cluster.processlist(deadline=2).missing) == 1
+    assert len(noted) == 19
+    assert min(noted) >= options.delay
