@@ -78,6 +78,7 @@ class Stop:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         """Note that the cell is interrupted: a library may catch the exception, or wait for its threads."""
+        __tracebackhide__ = True  # the traceback of the cell ends where the cell was
         if not self._interrupted and self._mode() == "end":
             arguments = (self._over, self._others)
             threading.Thread(target=self._end_in_threads, args=arguments, name="tidb_magic-stop", daemon=True).start()
