@@ -28,7 +28,7 @@ LINE = re.compile(
 )
 LATE = "Interrupted: what your cell left running is still being ended; the next cell says the outcome.\n"
 # How a cell waits for TiDB: what is run before, and the cell.
-WAYS = {
+CELLS = {
     "a cursor of PyMySQL": ("db = pymysql.connect(**where)", "db.cursor().execute(STATEMENT)"),
     "a transaction that holds a lock": (
         "db = pymysql.connect(**where); c = db.cursor(); c.execute('BEGIN'); _ = c.execute(CHANGE)",
@@ -117,12 +117,12 @@ def notebook(kernel: Kernel, playground: Playground) -> Iterator[Notebook]:
     eventually(lambda: not made.running())
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", CELLS)
 @pytest.mark.parametrize("loaded", ["before the connection", "after it"])
 def test_the_statement_of_an_interrupted_cell_is_ended_and_nothing_else(
-    notebook: Notebook, playground: Playground, way: str, loaded: str
+    notebook: Notebook, playground: Playground, kind: str, loaded: str
 ) -> None:
-    made, cell = WAYS[way]
+    made, cell = CELLS[kind]
     load = "%load_ext tidb_magic"
     notebook.ready(playground.port(1), *([load, made] if loaded == "before the connection" else [made, load]))
     if "sqlalchemy" in made and loaded == "after it":
@@ -135,7 +135,7 @@ def test_the_statement_of_an_interrupted_cell_is_ended_and_nothing_else(
             gone = f"SELECT 1 FROM INFORMATION_SCHEMA.PROCESSLIST WHERE ID = {number}"
             assert root.query(gone) == ()
         assert all(other.alive() for other in others)
-        if "lock" in way:
+        if "lock" in kind:
             with Client(playground, 0) as waits:
                 waits.query("SET innodb_lock_wait_timeout = 30")
                 waits.query("UPDATE test.numbers SET n = 44 WHERE n = 44")
@@ -191,14 +191,14 @@ def test_without_global_kill_the_right_one_of_two_with_the_same_id_is_ended(
     notebook = Notebook(kernel, no_global_kill)
     notebook.ready(no_global_kill.port(1), "%load_ext tidb_magic")
     with ExitStack() as stack:
-        twin, number = stack.enter_context(Client(no_global_kill, 0)), 0
-        while twin.id != number:
-            if twin.id < number:
-                twin = stack.enter_context(Client(no_global_kill, 0))
+        other, number = stack.enter_context(Client(no_global_kill, 0)), 0
+        while other.id != number:
+            if other.id < number:
+                other = stack.enter_context(Client(no_global_kill, 0))
             else:
                 number = _connected(kernel)
-        twin.start(LONG_SELECT.format("of its twin"))
-        runs = f"SELECT 1 FROM INFORMATION_SCHEMA.PROCESSLIST WHERE ID = {number} AND INFO LIKE '%of its twin%'"
+        other.start(LONG_SELECT.format("of another session"))
+        runs = f"SELECT 1 FROM INFORMATION_SCHEMA.PROCESSLIST WHERE ID = {number} AND INFO LIKE '%of another session%'"
         with Client(no_global_kill, 0) as root:
             eventually(lambda: root.query(runs))
             _stopped(notebook, "c.execute(STATEMENT)")

@@ -38,7 +38,7 @@ class ClientSession:
 
     @property
     def dropped(self) -> bool:
-        """Whether its client side is gone, though nobody closed it: as PyMySQL leaves it after KeyboardInterrupt."""
+        """Whether its client side is gone, though it was not closed: as PyMySQL leaves it after KeyboardInterrupt."""
         driver = self.driver()
         return driver is None or not driver.open
 

@@ -11,6 +11,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from tidb_magic.connection.client_sessions import CLIENT_SESSIONS, ClientSession
+from tidb_magic.connection.deadline import Deadline
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -118,16 +119,13 @@ class Stop:
             threading.Thread(target=self._end, args=(ones,), name="tidb_magic-stop", daemon=True)
             for ones in _by_address(sessions)
         ]
-        give_up = threading.Event()
-        timer = threading.Timer(_PATIENCE, give_up.set)
-        timer.daemon = True
-        for thread in (*threads, timer):
+        due = Deadline(_PATIENCE)
+        for thread in threads:
             thread.start()
         try:
-            while any(thread.is_alive() for thread in threads) and not give_up.wait(0.01):
-                pass
+            for thread in threads:
+                thread.join(due.left)
         finally:  # also after another Stop
-            timer.cancel()
             if any(thread.is_alive() for thread in threads):
                 self._said.append(_LATE)
             self._print()
@@ -160,23 +158,24 @@ class Stop:
         """End the sessions that run a statement, of one user at one address, or only these; say what became of each."""
         try:
             self._said += self._ended(self._open(sessions[0]).result(), sessions, query=query)
-        except Exception as error:  # noqa: BLE001 (of a thread, which nobody would see)
+        except Exception as error:  # noqa: BLE001 (exceptions of a thread are not displayed)
             ids = ", ".join(str(one.id) for one in sessions)
             self._said.append(f"Interrupted: your statement on connection {ids} may still run. {error}")
 
     def _ended(self, cluster: "Cluster", sessions: list[ClientSession], *, query: bool) -> list[str]:
         # An ID alone can be another session's by now.
         ours = {(one.id, one.host, one.settings.user) for one in sessions}
-        ids, give_up = ", ".join(str(number) for number, *_ in ours), time.monotonic() + _SEARCH
+        ids, due = ", ".join(str(number) for number, *_ in ours), Deadline(_SEARCH)
         while True:
             listed = cluster.processlist(where=f"ID IN ({ids})", idle=True)
             keys = list(zip(listed["ID"], listed["HOST"], listed["USER"], strict=True))
-            if listed.complete or ours <= set(keys) or time.monotonic() > give_up:
+            known = listed.complete or ours <= set(keys)
+            if known or due.passed:
                 break
             time.sleep(_AGAIN)
         rows = listed[[key in ours and runs for key, runs in zip(keys, listed["INFO"].notna(), strict=True)]]
         if not len(rows):
-            if listed.complete or ours <= set(keys):
+            if known:
                 return []  # they have ended
             missing = ", ".join(listed.missing)
             return [f"Interrupted: your statement on connection {ids} may still run: {missing} did not answer."]
@@ -186,13 +185,13 @@ class Stop:
         ]
         spent = [f"It had run for {seconds} s." for seconds in rows["TIME"]]
         if self._mode() == "ask":
-            ends = [f"{time} To end it: %tidb_kill {number}" for time, number in zip(spent, rows["ID"], strict=True)]
+            ends = [f"{ran} To end it: %tidb_kill {number}" for ran, number in zip(spent, rows["ID"], strict=True)]
             return [". ".join(pair) for pair in zip(what, ends, strict=True)]
         # A client that is gone waits for nothing, whatever its session runs: then the statement is not compared.
         whom = rows if query else rows[["ID", "INSTANCE", "USER", "HOST"]]
         report = cluster.kill(whom, query=query, reason=_REASON, max_victims=len(rows))
         ends = [_outcome(row) for _, row in report.iterrows()]
-        return [f"{one}; {end} {time}" for one, end, time in zip(what, ends, spent, strict=True)]
+        return [f"{one}; {end} {ran}" for one, end, ran in zip(what, ends, spent, strict=True)]
 
 
 def _outcome(row: "pd.Series") -> str:
