@@ -38,6 +38,10 @@ CELLS = {
         "db = pymysql.connect(**where, cursorclass=pymysql.cursors.SSCursor)",
         "db.cursor().execute(STATEMENT)",
     ),
+    "a driver that has not begun to read the answer": (
+        "import time\ndb = pymysql.connect(**where)",
+        "db._read_query_result = lambda *_, **__: time.sleep(300)\ndb.cursor().execute(STATEMENT)",
+    ),
     "pandas and SQLAlchemy": (
         "engine = sqlalchemy.create_engine(url)",
         "pd.read_sql(sqlalchemy.text(STATEMENT), engine)",
@@ -306,7 +310,7 @@ def test_a_connection_costs_one_statement_and_a_query_none(
 def test_a_server_that_is_not_tidb_is_not_asked(shell: InteractiveShell, other_server: int, sent: list[str]) -> None:  # noqa: F811
     with pymysql.connect(host="127.0.0.1", port=other_server, user="root"):
         assert not [sql for sql in sent if "PROCESSLIST" in sql]
-    assert CLIENT_SESSIONS.dropped() == []
+    assert CLIENT_SESSIONS.all() == []
 
 
 def test_unload_puts_everything_back(session_shell: InteractiveShell) -> None:

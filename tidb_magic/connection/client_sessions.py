@@ -51,7 +51,7 @@ class ClientSessions:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a handler of signals asks too
         self._sessions: list[ClientSession] = []
         self._undo: list[Callable[[], None]] = []
         self.opened: Callable[[ClientSession], object] = lambda _: None
@@ -91,12 +91,17 @@ class ClientSessions:
         used = _in_use(threads)
         return [one for one in self.all() if id(one.driver()) in used and not one.dropped]
 
-    def dropped(self) -> list[ClientSession]:
-        """Return the sessions whose client side is gone, once."""
+    def left(self, used: Collection[ClientSession]) -> list[ClientSession]:
+        """Return the sessions whose client side is gone, once, and those of `used` that no thread uses now.
+
+        A driver that is interrupted before it waits for the answer stays open, and would take the late answer for that
+        of its next statement.
+        """
         with self._lock:
-            found = [one for one in self._sessions if one.dropped]
-            self._sessions = [one for one in self._sessions if one not in found]
-        return found
+            gone = [one for one in self._sessions if one.dropped]
+            self._sessions = [one for one in self._sessions if one not in gone]
+            busy = _in_use(sys._current_frames())  # noqa: SLF001 (the only way)
+            return gone + [one for one in self._sessions if one in used and id(one.driver()) not in busy]
 
     def _wrap(self, module: "ModuleType") -> None:
         kind = module.Connection

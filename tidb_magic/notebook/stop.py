@@ -27,7 +27,7 @@ _LATE = "Interrupted: what your cell left running is still being ended; the next
 
 
 class Stop:
-    """Ends the statements of an interrupted cell: those on connections whose client side is gone since.
+    """Ends the statements of an interrupted cell: those on connections that the interrupt left without a reader.
 
     While the cell waits for threads that it started, also those that these run; their connections stay usable.
 
@@ -39,6 +39,7 @@ class Stop:
         self._mode = mode
         self._clusters: dict[str, Future[Cluster]] = {}
         self._interrupted = False
+        self._used: list[ClientSession] = []  # in use by the cell when it was interrupted
         self._over = threading.Event()  # the cell has ended
         self._others: set[threading.Thread] = set()  # threads that were there before the cell
         self._before: Any = None  # how SIGINT was handled
@@ -70,7 +71,7 @@ class Stop:
 
     def _begins(self, _info: object) -> None:
         self._print()
-        self._interrupted = False
+        self._interrupted, self._used = False, []
         self._over, self._others = threading.Event(), set(threading.enumerate())
         if _in_main_thread():
             self._before = signal.getsignal(signal.SIGINT)
@@ -84,6 +85,7 @@ class Stop:
             arguments = (self._over, self._others)
             threading.Thread(target=self._end_in_threads, args=arguments, name="tidb_magic-stop", daemon=True).start()
         self._interrupted = True
+        self._used += CLIENT_SESSIONS.used_by({threading.get_ident()})
         self._before(number, frame)
 
     def _end_in_threads(self, over: threading.Event, others: set[threading.Thread]) -> None:
@@ -97,10 +99,10 @@ class Stop:
         self._over.set()
         if signal.getsignal(signal.SIGINT) == self._note:
             signal.signal(signal.SIGINT, self._before)
-        dropped = CLIENT_SESSIONS.dropped()
-        if (self._interrupted or _is_interrupt(result.error_in_exec)) and dropped and self._mode() != "off":
+        left = CLIENT_SESSIONS.left(self._used)
+        if (self._interrupted or _is_interrupt(result.error_in_exec)) and left and self._mode() != "off":
             self._interrupted = False
-            self._wait(dropped)
+            self._wait(left)
         self._print()
 
     def _terminated(self, number: int, frame: FrameType | None) -> None:
