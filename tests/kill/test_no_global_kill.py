@@ -25,6 +25,10 @@ def cluster(no_global_kill: Playground) -> Iterator[Cluster]:
         yield connected
 
 
+def without_super(*_: object, **__: object) -> None:
+    """What `process_of` returns to a user that may not ask for it."""
+
+
 @pytest.fixture
 def namesakes(no_global_kill: Playground, cluster: Cluster) -> Iterator[list[Client]]:
     """Three sessions with the same id, one on each instance, all of which run a statement."""
@@ -150,6 +154,7 @@ def test_where_there_is_no_alias_a_running_statement_proves_the_owner(
         return told
 
     monkeypatch.setattr(topology, "introduce", as_65)
+    monkeypatch.setattr(routing, "process_of", without_super)
     row = only(cluster.kill(row_of_namesake(cluster, namesakes[1])))
     assert (row["OUTCOME"], row["REASON"]) == ("killed", "")
     assert running_on(no_global_kill, namesakes[0], 0)
@@ -168,7 +173,7 @@ def test_an_owner_that_is_not_reachable_is_refused_and_nothing_is_sent(
     assert running_on(no_global_kill, namesakes[1], 1)
 
 
-@pytest.mark.parametrize("alias", [True, False])
+@pytest.mark.parametrize("proof", ["by the process", "by an alias", "by a statement"])
 @pytest.mark.parametrize("leads", ["to another instance", "to another cluster with the same addresses"])
 def test_an_address_that_leads_elsewhere_is_refused_and_nothing_is_sent(
     no_global_kill: Playground,
@@ -178,7 +183,7 @@ def test_an_address_that_leads_elsewhere_is_refused_and_nothing_is_sent(
     every_statement: list[str],
     monkeypatch: pytest.MonkeyPatch,
     leads: str,
-    alias: bool,
+    proof: str,
 ) -> None:
     """What a server says of its own address is believed for a list, and is not enough for a KILL."""
     from tidb_magic.cluster import topology
@@ -200,12 +205,14 @@ def test_an_address_that_leads_elsewhere_is_refused_and_nothing_is_sent(
         told = introduce(connection, **kwargs)
         if connection.settings.port == port:
             connection.instance = meant.instance
-        if not alias:
+        if proof == "by a statement":
             connection.columns = {name: kind for name, kind in connection.columns.items() if name != "SESSION_ALIAS"}
         return told
 
     monkeypatch.setattr(topology, "direct_settings", elsewhere)
     monkeypatch.setattr(topology, "introduce", pretending)
+    if proof != "by the process":
+        monkeypatch.setattr(routing, "process_of", without_super)
     row = only(cluster.kill(listed))
     assert row["OUTCOME"] == "refused"
     assert "leads elsewhere" in row["REASON"]
@@ -220,6 +227,7 @@ def test_a_proof_that_is_not_to_be_had_is_refused(
     with Client(no_global_kill, 1) as client:
         listed = row_of_namesake(cluster, client)
         monkeypatch.setattr(routing, "each_once", lambda _: [])
+        monkeypatch.setattr(routing, "process_of", without_super)
         row = only(cluster.kill(listed))
         assert row["OUTCOME"] == "refused"
         assert "the cluster's list has that one nowhere" in row["REASON"]
@@ -274,6 +282,30 @@ def test_what_was_proved_of_a_direct_connection_holds_while_another_instance_is_
         finally:
             no_global_kill.resume(2)
             eventually(lambda: cluster.processlist().complete and not cluster._pool.monitor.degraded)
+
+
+def test_the_proof_asks_no_other_instance(no_global_kill: Playground, cluster: Cluster) -> None:
+    """The cluster's own list fails while one is frozen, and on an overloaded cluster."""
+    with Client(no_global_kill, 1) as client:
+        listed = row_of_namesake(cluster, client)
+        no_global_kill.freeze(2)
+        try:
+            row = only(cluster.kill(listed))
+            assert (row["OUTCOME"], row["REASON"]) == ("killed", "")
+        finally:
+            no_global_kill.resume(2)
+            eventually(lambda: cluster.processlist().complete and not cluster._pool.monitor.degraded)
+
+
+def test_the_proof_needs_no_super(no_global_kill: Playground) -> None:
+    with Client(no_global_kill, 0) as root:
+        root.query("CREATE USER IF NOT EXISTS ends")
+        root.query("GRANT PROCESS, CONNECTION_ADMIN ON *.* TO ends")
+    with Client(no_global_kill, 1, "ends"), Client(no_global_kill, 0, "ends"):  # both instances know the user
+        pass
+    url = no_global_kill.url(0).replace("root", "ends")
+    with tidb_magic.connect(url) as cluster, Client(no_global_kill, 1) as client:
+        assert only(cluster.kill(row_of_namesake(cluster, client)))["OUTCOME"] == "killed"
 
 
 def test_where_global_kill_is_unknown_nothing_is_forwarded(

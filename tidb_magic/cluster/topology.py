@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from tidb_magic.connection.connection import Connection
-from tidb_magic.connection.deadline import hint
+from tidb_magic.connection.deadline import Deadline, hint
 from tidb_magic.connection.row_reader import Result
 from tidb_magic.connection.settings import Settings, host_port
 from tidb_magic.connection_id import ConnectionId
@@ -222,6 +222,22 @@ def instances(connection: Connection, *, deadline: float) -> tuple[Instance, ...
         except ServerError:  # no PROCESS, or no such table (TiDB Cloud)
             continue
     return ()
+
+
+def process_of(connection: Connection, main: Connection, *, deadline: float) -> str | None:
+    """Return the INSTANCE of a connection in the cluster of another one, by the UUID of its process.
+
+    None if this user cannot see it, or if two processes have the same INSTANCE: one has ended lately.
+    """
+    due = Deadline(deadline)
+    try:
+        process = connection.query(query("own_process"), deadline=due.left, leave=True).by_name["SELF_ID"][0]
+        servers = main.query(query("servers"), deadline=due.left, leave=True).rows
+    except ServerError:  # no SUPER
+        return None
+    names = {number: host_port(host, port) if host else number for number, host, _, port, _ in servers}
+    name: str | None = names.get(process)
+    return name if list(names.values()).count(name) == 1 else None
 
 
 def ask_marked(connection: Connection, column: str, mark: str, *, deadline: float) -> Result:

@@ -14,6 +14,7 @@ from tidb_magic.cluster.topology import (
     each_once,
     instances,
     marked,
+    process_of,
     running,
 )
 from tidb_magic.connection.connection import Connection
@@ -240,11 +241,11 @@ def _name(pool: Pool, location: Location) -> str:
 
 
 def _prove(pool: Pool, connection: Connection, location: Location, within: float, deadline: float) -> None:
-    """Verify a connection's instance by a marker in the cluster's list: without global kill nothing else is certain.
+    """Verify a connection's instance by the UUID of its process, or by a marker in the cluster's list.
 
-    That list has the deadline, and each connection `within` seconds. Two instances can advertise one address, and
-    another cluster can use the same addresses. A verified connection that no proxy can move stays verified until it is
-    closed.
+    Without global kill nothing else is certain: two instances can advertise one address, and another cluster can use
+    the same addresses. The list has the deadline, and each connection `within` seconds. A verified connection that no
+    proxy can move stays verified until it is closed.
 
     Raises
     ------
@@ -261,7 +262,9 @@ def _prove(pool: Pool, connection: Connection, location: Location, within: float
 
     try:
         main = pool.connection(within=within)
-        if connection is main or "SESSION_ALIAS" in connection.columns:
+        if name := process_of(connection, main, deadline=due.left):
+            found = [(name, int(connection.id or 0))]
+        elif connection is main or "SESSION_ALIAS" in connection.columns:
             if connection is not main:
                 connection.query(query("identify"), deadline=due.left)  # else one that was lost is nowhere
             found = each_once(ask_cluster(pool, ask, deadline)[0])
