@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Ratio:
-    """How long `work` takes beside `against`, in seconds, and how it should be at most."""
+    """How long `work` takes beside `against`, in seconds, and how it should be at most; or how many MB it takes."""
 
     work: str
     against: str
     seconds: float
     other: float
     most: float | None = None
+    unit: str = "ms"
 
     @property
     def value(self) -> float:
@@ -26,8 +27,9 @@ class Ratio:
         """A row of the table."""
         most = "" if self.most is None else f"{self.most:.2f}x"
         verdict = "" if self.most is None else "yes" if self.value <= self.most else "NO"
-        times = f"{self.seconds * 1000:.1f} / {self.other * 1000:.1f} ms"
-        return f"| {self.work} / {self.against} | {times} | {self.value:.2f}x | {most} | {verdict} |"
+        scale = 1000 if self.unit == "ms" else 1
+        both = f"{self.seconds * scale:.1f} / {self.other * scale:.1f} {self.unit}"
+        return f"| {self.work} / {self.against} | {both} | {self.value:.2f}x | {most} | {verdict} |"
 
 
 HEADER = "| work / against | median | ratio | at most | holds |\n|---|---|---|---|---|"
