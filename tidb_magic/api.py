@@ -14,6 +14,7 @@ import pandas as pd
 from tidb_magic.cluster.pool import Pool
 from tidb_magic.cluster.topology import Direct
 from tidb_magic.connection.deadline import DEADLINE
+from tidb_magic.connection.orphans import ORPHANS
 from tidb_magic.connection.prompt import prompt
 from tidb_magic.connection.settings import Secret, Settings
 from tidb_magic.connection.sources import find, with_keyring
@@ -76,6 +77,7 @@ class Cluster:
         match: str | None = None,
         where: str | None = None,
         mine: bool = False,
+        orphans: bool = False,
         idle: bool = False,
         sort: str | None = None,
         limit: int = LIMIT,
@@ -88,7 +90,7 @@ class Cluster:
 
         Parameters
         ----------
-        user, host, db, instance, command, min_time, match, where, mine
+        user, host, db, instance, command, min_time, match, where, mine, orphans
             What a session must be like, see `Filters`. All that are given must hold.
         idle
             All sessions, not only those that run something or hold a transaction.
@@ -113,9 +115,11 @@ class Cluster:
             Ctrl-C: no statement of ours is left running, or the message names it.
         """
         deadline = seconds(deadline, "deadline")
-        filters = Filters(user, host, db, instance, command, min_time, match, where, mine, idle)
+        filters = Filters(user, host, db, instance, command, min_time, match, where, mine, orphans, idle)
         reload = partial(_read, filters=filters, sort=sort, limit=limit, full=full)
         listed = reload(self, deadline=deadline)
+        if orphans and listed.complete and filters == Filters(orphans=True, idle=idle):
+            ORPHANS.forget(self.address, zip(listed["ID"], listed["HOST"], strict=True))
         self._note_origin(listed, reload)
         return listed
 

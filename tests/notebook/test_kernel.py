@@ -1,8 +1,10 @@
 """In a real kernel: the stop button, passwords that a front end is asked for, notebooks."""
 
+import os
 import queue
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +55,22 @@ class Kernel:
         self.client.input(PLANTED)
 
 
+@contextmanager
+def running_kernel() -> Iterator[Kernel]:
+    manager, client = start_new_kernel()
+    try:
+        yield Kernel(manager, client)
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+        for record in Path(os.environ["IPYTHONDIR"]).glob("*/pid/tidb_magic-*"):
+            record.unlink()  # the next kernel would tell that this one was ended by force
+
+
 @pytest.fixture
 def kernel() -> Iterator[Kernel]:
-    manager, client = start_new_kernel()
-    yield Kernel(manager, client)
-    client.stop_channels()
-    manager.shutdown_kernel(now=True)
+    with running_kernel() as one:
+        yield one
 
 
 def text(outputs: list[dict[str, Any]]) -> str:

@@ -1,31 +1,35 @@
 """Stop means stop: what an interrupted cell leaves running is ended in the cluster, and nothing else."""
 
+import os
 import re
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pymysql
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
-from jupyter_client.manager import start_new_kernel
 
 from tests.balancer import Balancer
 from tests.clients import LONG_SELECT, Client, eventually
 from tests.connection.test_connection import other_server  # noqa: F401 (a fixture)
-from tests.notebook.test_kernel import Kernel, text
+from tests.notebook.test_kernel import Kernel, running_kernel, text
 from tidb_magic.connection.client_sessions import CLIENT_SESSIONS
 from tidb_magic.errors import OptionError
 from tidb_magic.playground import Playground
 from tidb_magic.queries import query
 from tidb_magic.sessions.filters import Filters
 
-STATEMENT = LONG_SELECT.format("of a cell")
+STATEMENT = "SELECT SUM(SLEEP(0.05)), 'of a cell' FROM test.numbers"  # jupysql leaves comments out
 CHANGE = "UPDATE test.numbers SET n = 100044 WHERE n = 44"
 LINE = re.compile(
     r"Interrupted: your statement on connection (\d+) \((\S+)\) was still running; its session was ended"
     r" \(\d+\.\d\d s(; rolled back .*)?\)\. It had run for \d+ s\."
 )
+ASYNC = """from sqlalchemy.ext.asyncio import create_async_engine
+engine = create_async_engine(url.replace('pymysql', {!r}))"""
 LATE = "Interrupted: what your cell left running is still being ended; the next cell says the outcome.\n"
 # How a cell waits for TiDB: what is run before, and the cell.
 CELLS = {
@@ -46,11 +50,36 @@ CELLS = {
         "engine = sqlalchemy.create_engine(url)",
         "pd.read_sql(sqlalchemy.text(STATEMENT), engine)",
     ),
+    "polars and SQLAlchemy": (
+        "import polars\nengine = sqlalchemy.create_engine(url)",
+        "polars.read_database(STATEMENT, engine.connect())",
+    ),
+    "jupysql": (
+        "%reload_ext sql\nengine = sqlalchemy.create_engine(url)\n%sql engine",
+        "%sql {{STATEMENT}}",
+    ),
+    "mysql-connector in Python": (
+        "engine = sqlalchemy.create_engine(url.replace('pymysql', 'mysqlconnector'), connect_args={'use_pure': True})",
+        "pd.read_sql(sqlalchemy.text(STATEMENT), engine)",
+    ),
+    "asyncmy": (
+        ASYNC.format("asyncmy"),
+        "async with engine.connect() as c:\n    await c.execute(sqlalchemy.text(STATEMENT))",
+    ),
+    "aiomysql": (
+        ASYNC.format("aiomysql"),
+        "async with engine.connect() as c:\n    await c.execute(sqlalchemy.text(STATEMENT))",
+    ),
     "a library that catches the exception": (
         "db = pymysql.connect(**where)",
         "try: db.cursor().execute(STATEMENT)\nexcept BaseException: pass",
     ),
 }
+
+
+def records() -> list[Path]:
+    """Return the records of kernels."""
+    return list(Path(os.environ["IPYTHONDIR"]).glob("*/pid/tidb_magic-*"))
 
 
 class Notebook:
@@ -91,7 +120,7 @@ class Notebook:
             with Client(self.playground, instance) as root:
                 # This text must not find itself: a session can be listed for a moment after its answer.
                 rows = root.query(
-                    "SELECT ID FROM INFORMATION_SCHEMA.PROCESSLIST WHERE INFO LIKE CONCAT('%/* of a ', 'cell */%')"
+                    "SELECT ID FROM INFORMATION_SCHEMA.PROCESSLIST WHERE INFO LIKE CONCAT('%of a ', 'cell%')"
                 )
                 found += [(self.playground.status_address(instance), number) for (number,) in rows]
         return found
@@ -99,10 +128,8 @@ class Notebook:
 
 @pytest.fixture(scope="module")
 def one_kernel() -> Iterator[Kernel]:
-    manager, client = start_new_kernel()
-    yield Kernel(manager, client)
-    client.stop_channels()
-    manager.shutdown_kernel(now=True)
+    with running_kernel() as one:
+        yield one
 
 
 @pytest.fixture
@@ -181,6 +208,23 @@ def test_the_statements_of_threads_that_an_interrupted_cell_waits_for_are_ended(
     assert not notebook.kernel.run("one.ping(reconnect=False); two.ping(reconnect=False)")
 
 
+def test_a_driver_that_waits_in_c_is_interrupted_by_the_end_of_its_statement(playground: Playground) -> None:
+    """Python hears of Stop when the driver returns: without tidb_magic that is when the statement has ended."""
+    with running_kernel() as kernel:
+        kernel.run("import mysql.connector")  # after pyarrow there is no room for the C library on some machines
+        notebook = Notebook(kernel, playground)
+        notebook.ready(
+            playground.port(1),
+            "%load_ext tidb_magic\nurl = url.replace('pymysql', 'mysqlconnector')",
+            "c = sqlalchemy.create_engine(url, connect_args={'use_pure': False}).connect()",
+        )
+        printed = notebook.stop("c.exec_driver_sql(STATEMENT)")
+        line = r"Interrupted: .* was still running; it was ended \(\d+\.\d\d s\)\. It had run for \d+ s\."
+        assert re.fullmatch(line, printed.strip()), printed
+        assert notebook.running() == []
+        assert "[(1,)]" in text(kernel.run("c.rollback(); c.exec_driver_sql('SELECT 1').fetchall()"))
+
+
 def test_through_a_balancer_the_right_one_is_ended(notebook: Notebook, playground: Playground) -> None:
     with Balancer([playground.port(instance) for instance in range(3)]) as balancer:
         notebook.ready(balancer.port, "%load_ext tidb_magic")
@@ -254,16 +298,61 @@ def test_where_no_connection_is_noted_mine_is_refused() -> None:
         Filters(mine=True)
 
 
-def test_what_a_kernel_runs_when_it_is_shut_down_is_ended(playground: Playground) -> None:
+@pytest.mark.parametrize(
+    ("first", "cell"),
+    [
+        ((), "db.cursor().execute(STATEMENT)"),
+        (("import threading",), "threading.Thread(target=lambda: db.cursor().execute(STATEMENT), daemon=True).start()"),
+    ],
+    ids=["in a cell", "in a thread"],
+)
+def test_what_a_kernel_runs_when_it_is_shut_down_is_ended(
+    playground: Playground, first: tuple[str, ...], cell: str
+) -> None:
     """Otherwise it would run on: TiDB does not notice that the client has left."""
-    manager, client = start_new_kernel()
-    notebook = Notebook(Kernel(manager, client), playground)
-    notebook.ready(playground.port(1), "%load_ext tidb_magic", "db = pymysql.connect(**where)")
-    client.execute("db.cursor().execute(STATEMENT)")
-    eventually(notebook.running)
-    client.stop_channels()
-    manager.shutdown_kernel()
-    assert notebook.running() == []
+    with running_kernel() as kernel:
+        notebook = Notebook(kernel, playground)
+        notebook.ready(playground.port(1), "%load_ext tidb_magic", "db = pymysql.connect(**where)", *first)
+        kernel.client.execute(cell)
+        eventually(notebook.running)
+        kernel.manager.shutdown_kernel()
+        assert notebook.running() == []
+
+
+def test_what_a_kernel_left_that_was_ended_by_force_is_said_listed_and_ended(
+    notebook: Notebook, playground: Playground
+) -> None:
+    with running_kernel() as lost:
+        Notebook(lost, playground).ready(playground.port(1), "%load_ext tidb_magic", "db = pymysql.connect(**where)")
+        lost.client.execute("db.cursor().execute(STATEMENT)")
+        ((_, left),) = eventually(notebook.running)
+        lost.manager.signal_kernel(signal.SIGKILL)
+        eventually(lambda: not lost.manager.is_alive())
+        run = notebook.kernel.run
+        address = f"root@127.0.0.1:{playground.port(1)}"
+        assert text(run("%load_ext tidb_magic")) == (
+            f"A kernel that was ended by force had a connection to {address}: a statement there may still run."
+            " To list it: %tidb_ps --orphans\n"
+        )
+        run(f"%tidb_connect {playground.url(1)}")
+        assert f"[{left}]" in text(run("listed = %tidb_ps --orphans\nlisted['ID'].tolist()"))
+        assert [number for _, number in notebook.running()] == [left]  # nothing is ended without being asked for
+        assert "1 killed" in text(run("%tidb_kill --orphans --yes"))
+        assert "[]" in text(run("listed = %tidb_ps --orphans\nlisted['ID'].tolist()"))
+        assert text(run("%reload_ext tidb_magic")) == ""
+
+
+def test_the_record_of_a_kernel_that_runs_is_no_orphan(notebook: Notebook, playground: Playground) -> None:
+    load = "%load_ext tidb_magic"
+    with running_kernel() as other:
+        before = records()
+        Notebook(other, playground).ready(playground.port(1), load, "db = pymysql.connect(**where)")
+        (record,) = set(records()) - set(before)
+        assert text(notebook.kernel.run(load)) == ""
+        assert f'"address": "root@127.0.0.1:{playground.port(1)}"' in record.read_text()
+        assert "password" not in record.read_text()
+        other.manager.shutdown_kernel()
+        assert not record.exists()
 
 
 def test_what_takes_longer_than_two_seconds_is_said_before_the_next_cell(kernel: Kernel, healed: Playground) -> None:

@@ -1,4 +1,6 @@
-"""The sessions that programs in this process have open by PyMySQL, so that what they run can be found in the cluster.
+"""The sessions that programs in this process have open by PyMySQL, or by SQLAlchemy with any driver for MySQL.
+
+So what they run can be found in the cluster.
 
 TiDB does not notice that a client has left while a statement runs (8.5.6, pingcap/tidb 57531), and only the client can
 tell which sessions are its own: their connect attributes are not visible to others.
@@ -9,11 +11,12 @@ import sys
 import threading
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
-from weakref import ref
+from weakref import WeakSet, ref
 
 if TYPE_CHECKING:
     from types import FrameType, ModuleType
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
     from tidb_magic.connection.settings import Settings
 
 _DRIVER = "pymysql.connections"
+_SQLALCHEMY = "sqlalchemy"
+_DIALECTS = ("mysql", "mariadb")
 
 
 @dataclass(frozen=True)
@@ -40,21 +45,25 @@ class ClientSession:
     def dropped(self) -> bool:
         """Whether its client side is gone, though it was not closed: as PyMySQL leaves it after KeyboardInterrupt."""
         driver = self.driver()
-        return driver is None or not driver.open
+        return driver is None or not getattr(driver, "open", True)  # of other drivers SQLAlchemy tells
 
 
 class ClientSessions:
-    """Notes each connection of PyMySQL to a TiDB cluster, those that are open at `follow` too, until it is closed.
+    """Notes each connection to a TiDB cluster until it is closed.
 
+    Those of PyMySQL, which may be open at `follow`; and those of engines of SQLAlchemy when they are taken from a pool.
     One statement for each new connection asks what the process list has of it: the driver's ID is the proxy's where
-    there is one. Other servers are left alone: their greeting tells. `opened` is called with each session.
+    there is one. Other servers are left alone: the greeting of PyMySQL tells, or the answer. `opened` is called with
+    each session, `changed` with all of them.
     """
 
     def __init__(self) -> None:
         self._lock = threading.RLock()  # a handler of signals asks too
         self._sessions: list[ClientSession] = []
+        self._others: WeakSet[Any] = WeakSet()  # dialects of SQLAlchemy and drivers that are left alone
         self._undo: list[Callable[[], None]] = []
         self.opened: Callable[[ClientSession], object] = lambda _: None
+        self.changed: Callable[[list[ClientSession]], object] = lambda _: None
 
     @property
     def followed(self) -> bool:
@@ -62,17 +71,19 @@ class ClientSessions:
         return bool(self._undo)
 
     def follow(self) -> None:
-        """Begin. The driver is not imported for that."""
+        """Begin. Neither PyMySQL nor SQLAlchemy is imported for that."""
+        for name, act in ((_SQLALCHEMY, self._listen), (_DRIVER, self._wrap)):
+            if module := sys.modules.get(name):
+                act(module)
+            else:
+                finder = _AfterImport(name, act)
+                sys.meta_path.insert(0, finder)
+                self._undo.append(finder.remove)
         if module := sys.modules.get(_DRIVER):
-            self._wrap(module)
             used = _in_use(sys._current_frames())  # noqa: SLF001 (the only way)
             for one in gc.get_objects():
                 if issubclass(type(one), module.Connection) and one.open and id(one) not in used and not _unread(one):
                     self._note(one)
-        else:
-            finder = _AfterImport(_DRIVER, self._wrap)
-            sys.meta_path.insert(0, finder)
-            self._undo.append(finder.remove)
 
     def unfollow(self) -> None:
         """End, and put the driver's functions back."""
@@ -80,6 +91,7 @@ class ClientSessions:
             undo()
         self._undo.clear()
         self._sessions.clear()
+        self._others.clear()
 
     def all(self) -> list[ClientSession]:
         """Return the sessions that were not closed."""
@@ -114,7 +126,7 @@ class ClientSessions:
                 connect(driver, *args, **options)
 
         def forget_and_close(driver: Any) -> None:
-            if driver.open:  # else it was dropped before, and SQLAlchemy tidies up
+            if driver.open:  # else it was dropped before
                 self._forget(driver)
             close(driver)
 
@@ -126,27 +138,86 @@ class ClientSessions:
 
     def _note(self, driver: Any) -> None:
         if type(driver).__module__.startswith("tidb_magic.") or "TiDB" not in driver.get_server_info():
+            self._others.add(driver)
             return
-        from tidb_magic.connection.settings import Secret
         from tidb_magic.connection.sources import settings_of_pymysql
         from tidb_magic.queries import query
 
         try:
             settings = settings_of_pymysql(driver, "a connection of PyMySQL")
             driver.query(query("own_session"))
-            ((number, host),) = driver._result.rows  # noqa: SLF001 (a cursor could be of any kind)
+            self._add(driver, settings, driver._result.rows)  # noqa: SLF001 (a cursor could be of any kind)
         except Exception:  # noqa: BLE001 (whatever it is, the program that connects must not notice)
             return
+
+    def _listen(self, module: "ModuleType") -> None:
+        """Be told what the engines of SQLAlchemy do, those that exist too."""
+        event = module.event
+        for kind, name, act in (
+            (module.Engine, "engine_connect", self._taken),
+            (module.pool.Pool, "invalidate", self._invalidated),
+            (module.pool.Pool, "close", self._closed),
+        ):
+            event.listen(kind, name, act)
+            self._undo.append(partial(event.remove, kind, name, act))
+
+    def _taken(self, connection: Any) -> None:
+        """Note a connection that was taken from its pool."""
+        driver = connection.connection.driver_connection
+        if connection.dialect.name not in _DIALECTS or connection.dialect in self._others or driver in self._others:
+            return
+        if any(one.driver() is driver for one in self.all()):
+            return
+        from tidb_magic.connection.sources import settings_of_engine
+        from tidb_magic.queries import query
+
+        try:
+            cursor = connection.connection.cursor()
+            cursor.execute(query("own_session"))
+            rows = cursor.fetchall()
+            cursor.close()
+            if not self._add(driver, settings_of_engine(connection.engine), rows):
+                self._others.add(connection.dialect)
+        except Exception:  # noqa: BLE001 (whatever it is, the program that connects must not notice)
+            self._others.add(driver)
+
+    def _invalidated(self, _connection: object, record: Any, error: BaseException | None) -> None:
+        """Note that a connection is dropped if it was interrupted: KeyboardInterrupt, CancelledError."""
+        if error is not None and not isinstance(error, Exception):
+            with self._lock:
+                self._sessions = [
+                    replace(one, driver=_no_driver) if one.driver() is record.driver_connection else one
+                    for one in self._sessions
+                ]
+
+    def _closed(self, _connection: object, record: Any) -> None:
+        self._forget(record.driver_connection)
+
+    def _add(self, driver: Any, settings: "Settings", rows: Any) -> bool:
+        """Note the session that a connection says to have, if the server is TiDB; tell whether it is."""
+        from tidb_magic.connection.settings import Secret
+
+        ((number, host, version),) = rows
+        host, version = (text.decode() if isinstance(text, bytes) else text for text in (host, version))
+        if "TiDB" not in version:
+            return False
         settings = replace(settings, password=settings.password or Secret(""))  # which is not asked for then
-        session = ClientSession(int(number), host.decode() if isinstance(host, bytes) else host, settings, ref(driver))
+        session = ClientSession(int(number), host, settings, ref(driver))
         self._forget(driver)  # one that has connected again
         with self._lock:
             self._sessions.append(session)
+            self.changed(self._sessions)
         self.opened(session)
+        return True
 
     def _forget(self, driver: Any) -> None:
         with self._lock:
             self._sessions = [one for one in self._sessions if one.driver() is not driver]
+            self.changed(self._sessions)
+
+
+def _no_driver() -> None:
+    """Return nothing, as a weak reference to a driver that is gone."""
 
 
 def _in_use(threads: Collection[int | None]) -> set[int]:

@@ -204,6 +204,11 @@ def _from_sqlalchemy_url(url: Any, source: str, *, options: bool = True) -> Sett
         )
 
 
+def settings_of_engine(engine: Any) -> Settings:
+    """Return the settings of an engine of SQLAlchemy, with any driver. Raises SettingsError."""
+    return _from_arguments(_connect_arguments(engine), "an engine of SQLAlchemy")
+
+
 def settings_of_pymysql(connection: Any, source: str) -> Settings:
     """Return the settings of a connection of PyMySQL. Raises SettingsError."""
     if connection.unix_socket:

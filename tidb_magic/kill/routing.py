@@ -255,27 +255,34 @@ def _prove(pool: Pool, connection: Connection, location: Location, within: float
     if connection.proven == location.name and pool.topology.is_direct(connection):
         return
     due = Deadline(within)
+    while True:
+        try:
+            found = _where_is(pool, connection, due, deadline)
+            break
+        except DeadlineError as error:  # on an overloaded cluster also of TiDB, before ours has passed
+            if due.passed or not connection.open:
+                raise ConnectError(f"That could not be verified: {error}") from error
+    if found != [(location.name, connection.id)]:
+        where = ", ".join(f"connection {number} on {name}" for name, number in found) or "nowhere"
+        raise ConnectError(f"{connection.settings.address} leads elsewhere: the cluster's list has that one {where}.")
+    connection.proven = location.name
+
+
+def _where_is(pool: Pool, connection: Connection, due: Deadline, deadline: float) -> list[tuple[str, int]]:
+    """Return INSTANCE and ID of a connection, as the cluster has them; none, or several, if it is not certain."""
 
     def ask(main: Connection, _: str | None, until: Deadline) -> list[Result]:
         column, mark = ("INFO", running(main)) if connection is main else ("SESSION_ALIAS", connection.alias)
         return [ask_marked(main, column, mark, deadline=until.left)]
 
-    try:
-        main = pool.connection(within=within)
-        if name := process_of(connection, main, deadline=due.left):
-            found = [(name, int(connection.id or 0))]
-        elif connection is main or "SESSION_ALIAS" in connection.columns:
-            if connection is not main:
-                connection.query(query("identify"), deadline=due.left)  # else one that was lost is nowhere
-            found = each_once(ask_cluster(pool, ask, deadline)[0])
-        else:
-            found = _while_it_runs(main, connection, due)
-    except DeadlineError as error:
-        raise ConnectError(f"That could not be verified: {error}") from error
-    if found != [(location.name, connection.id)]:
-        where = ", ".join(f"connection {number} on {name}" for name, number in found) or "nowhere"
-        raise ConnectError(f"{connection.settings.address} leads elsewhere: the cluster's list has that one {where}.")
-    connection.proven = location.name
+    main = pool.connection(within=due.left)
+    if name := process_of(connection, main, deadline=due.left):
+        return [(name, int(connection.id or 0))]
+    if connection is not main and "SESSION_ALIAS" not in connection.columns:
+        return _while_it_runs(main, connection, due)
+    if connection is not main:
+        connection.query(query("identify"), deadline=due.left)  # else one that was lost is nowhere
+    return each_once(ask_cluster(pool, ask, deadline)[0])
 
 
 def _while_it_runs(main: Connection, connection: Connection, due: Deadline) -> list[tuple[str, int]]:

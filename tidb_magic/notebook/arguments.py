@@ -136,10 +136,10 @@ def parser(name: str) -> Parser:
 
 def _filtering(name: str) -> Parser:
     made = parser(name)
-    for option in sorted(FILTERS - {"min_time", "mine", "idle"}):
+    for option in sorted(FILTERS - {"min_time", "mine", "orphans", "idle"}):
         made.add_argument(f"--{option}")
     made.add_argument("--min-time", type=float)
-    for option in ("mine", "idle"):
+    for option in ("mine", "orphans", "idle"):
         made.add_argument(f"--{option}", action="store_true", default=None)
     return made
 

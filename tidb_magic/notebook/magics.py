@@ -178,7 +178,8 @@ class TidbMagics(Preferences):
         --min-time SEC       TIME is at least that many seconds
         --match REGEX        its statement matches this regular expression (TiDB's RLIKE)
         --where SQL          a condition in SQL over the columns of CLUSTER_PROCESSLIST
-        --mine               it belongs to a connection of PyMySQL in this kernel
+        --mine               it belongs to a connection in this kernel, of PyMySQL or of an engine of SQLAlchemy
+        --orphans            a kernel that was ended by force has left it
 
         --idle               list idle sessions too
         --sort COL           by this column: numbers from the largest, text from A (default: TIME)
@@ -262,7 +263,7 @@ class TidbMagics(Preferences):
         --reason TEXT    kept in %tidb_ps --history and the audit file (%config TidbMagics.audit_file)
 
         --user USER, --host HOST, --db DB, --instance ADDRESS, --command COMMAND, --min-time SEC, --match REGEX,
-        --where SQL, --mine and --idle are the filters: see %tidb_ps?.
+        --where SQL, --mine, --orphans and --idle are the filters: see %tidb_ps?.
 
             %tidb_kill QUERY 5857102839209263511
             %tidb_kill {df.ID.iloc[0]} {df.ID.iloc[1]}

@@ -1,17 +1,22 @@
 """The Stop button: what an interrupted cell leaves running in the cluster is ended."""
 
+import asyncio
 import os
 import signal
+import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from contextlib import suppress
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from tidb_magic.connection.client_sessions import CLIENT_SESSIONS, ClientSession
 from tidb_magic.connection.deadline import Deadline
+from tidb_magic.connection.orphans import ORPHANS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,7 +25,7 @@ if TYPE_CHECKING:
     from tidb_magic.api import Cluster
 
 _AGAIN = 0.3  # seconds between two looks at what an interrupted cell has left running
-_PATIENCE = 2.0  # seconds after which the prompt comes back
+_PATIENCE = 1.5  # seconds after which the prompt comes back
 _SEARCH = 10.0  # seconds for which a session is searched for while not every instance answers
 _REASON = "cell interrupted"
 _LATE = "Interrupted: what your cell left running is still being ended; the next cell says the outcome."
@@ -43,17 +48,36 @@ class Stop:
         self._over = threading.Event()  # the cell has ended
         self._others: set[threading.Thread] = set()  # threads that were there before the cell
         self._before: Any = None  # how SIGINT was handled
+        self._wakes: socket.socket | None = None  # is written to when a signal arrives, also while the cell waits in C
+        self._woken = -1  # what was written to before
+        self._loop: asyncio.AbstractEventLoop | None = None  # that runs the cell
         self._at_term: Any = None  # how SIGTERM was handled
         self._said: list[str] = []  # what became of statements, and is not printed yet
 
     def follow(self, shell: "InteractiveShell") -> None:
         """Begin."""
         CLIENT_SESSIONS.opened = lambda session: self._mode() != "off" and self._open(session)
+        CLIENT_SESSIONS.changed = ORPHANS.note
+        if shell.profile_dir is not None:
+            ORPHANS.follow(Path(shell.profile_dir.pid_dir))
         CLIENT_SESSIONS.follow()
+        if count := len(ORPHANS.left):
+            where = ", ".join(sorted({one.address for one in ORPHANS.left}))
+            what = "a connection" if count == 1 else f"{count} connections"
+            self._said.append(
+                f"A kernel that was ended by force had {what} to {where}: a statement there may still run."
+                " To list it: %tidb_ps --orphans"
+            )
+            self._print()
         shell.events.register("pre_run_cell", self._begins)
         shell.events.register("post_run_cell", self._ends)
         if _in_main_thread():
             self._at_term = signal.signal(signal.SIGTERM, self._terminated)
+            reads, self._wakes = socket.socketpair()
+            self._wakes.settimeout(0)
+            threading.Thread(target=self._watch, args=(reads,), name="tidb_magic-stop", daemon=True).start()
+            # While threads can still be started, unlike those of the module atexit.
+            threading._register_atexit(self._exits)  # type: ignore[attr-defined]  # noqa: SLF001
 
     def unfollow(self, shell: "InteractiveShell") -> None:
         """End, and put everything back."""
@@ -62,7 +86,12 @@ class Stop:
                 shell.events.unregister(event, callback)
         if signal.getsignal(signal.SIGTERM) == self._terminated and _in_main_thread():
             signal.signal(signal.SIGTERM, self._at_term or signal.SIG_DFL)
+        self._let_go()
+        if self._wakes is not None:
+            self._wakes.close()
+            self._wakes = None
         CLIENT_SESSIONS.unfollow()
+        ORPHANS.unfollow()
         for opening in self._clusters.values():
             opening.add_done_callback(_close)
         self._clusters.clear()
@@ -73,32 +102,53 @@ class Stop:
         self._print()
         self._interrupted, self._used = False, []
         self._over, self._others = threading.Event(), set(threading.enumerate())
-        if _in_main_thread():
-            self._before = signal.getsignal(signal.SIGINT)
-            if callable(self._before):
-                signal.signal(signal.SIGINT, self._note)
+        before = signal.getsignal(signal.SIGINT)
+        if self._wakes is not None and _in_main_thread() and callable(before) and before != self._note:
+            self._before = signal.signal(signal.SIGINT, self._note)
+            self._woken = signal.set_wakeup_fd(self._wakes.fileno(), warn_on_full_buffer=False)
+            with suppress(RuntimeError):
+                self._loop = asyncio.get_running_loop()
+
+    def _let_go(self) -> None:
+        """Put the handling of SIGINT back."""
+        if signal.getsignal(signal.SIGINT) == self._note and _in_main_thread():
+            signal.signal(signal.SIGINT, self._before)
+            signal.set_wakeup_fd(self._woken)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         """Note that the cell is interrupted: a library may catch the exception, or wait for its threads."""
         __tracebackhide__ = True  # the traceback of the cell ends where the cell was
-        if not self._interrupted and self._mode() == "end":
-            arguments = (self._over, self._others)
-            threading.Thread(target=self._end_in_threads, args=arguments, name="tidb_magic-stop", daemon=True).start()
         self._interrupted = True
         self._used += CLIENT_SESSIONS.used_by({threading.get_ident()})
         self._before(number, frame)
 
+    def _watch(self, reads: socket.socket) -> None:
+        """Wait for signals. A handler in Python does not run while the cell waits in a driver that is written in C."""
+        with reads:
+            while numbers := reads.recv(64):
+                if self._woken != -1:
+                    with suppress(OSError):
+                        os.write(self._woken, numbers)
+                if self._loop is not None:  # else an asynchronous cell is not cancelled before the next message comes
+                    self._loop.call_soon_threadsafe(lambda: None)
+                if {signal.SIGINT, signal.SIGTERM} & set(numbers) and self._mode() == "end":
+                    self._end_in_threads(self._over, self._others)
+
     def _end_in_threads(self, over: threading.Event, others: set[threading.Thread]) -> None:
-        """End the statements of threads that the cell started, until it has ended: it waits for them."""
+        """End the statements of threads that the cell started, until it has ended: it waits for them.
+
+        Also the statement of the cell itself, until it has noticed the signal.
+        """
         while not over.wait(_AGAIN):
             threads = {thread.ident for thread in threading.enumerate() if thread not in others}
+            if not self._interrupted:
+                threads.add(threading.main_thread().ident)
             for ones in _by_address(CLIENT_SESSIONS.used_by(threads)):
                 self._end(ones, query=True)
 
     def _ends(self, result: "ExecutionResult") -> None:
         self._over.set()
-        if signal.getsignal(signal.SIGINT) == self._note:
-            signal.signal(signal.SIGINT, self._before)
+        self._let_go()
         left = CLIENT_SESSIONS.left(self._used)
         if (self._interrupted or _is_interrupt(result.error_in_exec)) and left and self._mode() != "off":
             self._interrupted = False
@@ -114,6 +164,15 @@ class Stop:
             self._at_term(number, frame)
         else:
             os.kill(os.getpid(), signal.SIGTERM)
+
+    def _exits(self) -> None:
+        """End what threads run when the process ends: nothing tells later that it was left."""
+        if self._wakes is None:
+            return
+        used = CLIENT_SESSIONS.used_by({thread.ident for thread in threading.enumerate()})
+        if used and self._mode() == "end":
+            self._wait(used)
+        ORPHANS.unfollow()
 
     def _wait(self, sessions: list[ClientSession]) -> None:
         """End what still runs, and print what became of it; what takes long is printed before the next cell."""
@@ -192,16 +251,16 @@ class Stop:
         # A client that is gone waits for nothing, whatever its session runs: then the statement is not compared.
         whom = rows if query else rows[["ID", "INSTANCE", "USER", "HOST"]]
         report = cluster.kill(whom, query=query, reason=_REASON, max_victims=len(rows))
-        ends = [_outcome(row) for _, row in report.iterrows()]
+        ends = [_outcome(row, query=query) for _, row in report.iterrows()]
         return [f"{one}; {end} {ran}" for one, end, ran in zip(what, ends, spent, strict=True)]
 
 
-def _outcome(row: "pd.Series") -> str:
-    """Return what became of a session, by its row of a KillReport."""
-    if row["OUTCOME"] == "interrupted":
-        return f"it was ended ({row['SECONDS']:.2f} s)."
-    if row["OUTCOME"] != "killed":
+def _outcome(row: "pd.Series", *, query: bool) -> str:
+    """Return what became of a statement or its session, by its row of a KillReport."""
+    if row["OUTCOME"] not in ("killed", "interrupted"):
         return f"{row['OUTCOME']}: {row['REASON']}. To try again: %tidb_kill {row['ID']}."
+    if query:  # its session can end as well: SQLAlchemy closes a connection that was interrupted
+        return f"it was ended ({row['SECONDS']:.2f} s)."
     rolled = f"; {row['REASON']}" if row["REASON"] else ""
     return f"its session was ended ({row['SECONDS']:.2f} s{rolled})."
 

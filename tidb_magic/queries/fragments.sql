@@ -10,6 +10,7 @@ filter_command: COMMAND = %(command)s
 filter_min_time: TIME >= %(min_time)s
 filter_match: INFO RLIKE %(match)s
 filter_mine: (ID, HOST) IN %(mine)s
+filter_orphans: (ID, HOST) IN %(orphans)s
 -- The beginning of a statement. As bytes: LEFT of text would replace what is no UTF-8.
 info: LEFT(CAST(INFO AS BINARY), %(info_cut)s)
 info_length: IF(LENGTH(INFO) > %(info_cut)s, LENGTH(INFO), NULL) AS tidb_magic_length

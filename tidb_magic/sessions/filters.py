@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from typing import TypedDict
 
 from tidb_magic.connection.client_sessions import CLIENT_SESSIONS
+from tidb_magic.connection.orphans import ORPHANS
 from tidb_magic.errors import OptionError
 from tidb_magic.queries import fragment
 
@@ -24,6 +25,7 @@ class FilterOptions(TypedDict, total=False):
     match: str | None
     where: str | None
     mine: bool
+    orphans: bool
     idle: bool
 
 
@@ -34,7 +36,8 @@ class Filters:
     `user`, `db`, `command` and `instance` (as the list shows it) are compared as they are, `host` without its port.
     `min_time` is seconds of TIME, at least; `match` is a regular expression (TiDB's RLIKE) found in the statement;
     `where` is a condition in SQL over the columns of INFORMATION_SCHEMA.CLUSTER_PROCESSLIST. `mine` are the sessions of
-    this process's connections of PyMySQL, which are known from ``%load_ext tidb_magic`` on.
+    this process's connections, `orphans` those that kernels left which were ended by force: both are known from
+    ``%load_ext tidb_magic`` on.
 
     `idle` keeps the sessions that neither run something nor hold a transaction; so does a `command`, which names what
     is wanted.
@@ -42,7 +45,7 @@ class Filters:
     Raises
     ------
     OptionError
-        A value is empty or no Unicode text, `min_time` is not a number of seconds, or `mine` is not known.
+        A value is empty or no Unicode text, `min_time` is not a number of seconds, or `mine` or `orphans` is not known.
 
     Examples
     --------
@@ -63,6 +66,7 @@ class Filters:
     match: str | None = None
     where: str | None = None
     mine: bool = False
+    orphans: bool = False
     idle: bool = False
 
     def __post_init__(self) -> None:
@@ -76,11 +80,12 @@ class Filters:
                 raise OptionError(f"{field.name} contains {half[0]!r}, {surrogate}.")
             if field.name in _TEXTS and not isinstance(value, str | None):
                 raise OptionError(f"{field.name} is text, not {value!r}.")
-        for name in ("mine", "idle"):
+        for name in _FLAGS:
             if not isinstance(getattr(self, name), bool):
                 raise OptionError(f"{name} is True or False, not {getattr(self, name)!r}.")
-        if self.mine and not CLIENT_SESSIONS.followed:
-            raise OptionError("mine: the connections of this process are known from %load_ext tidb_magic on.")
+        for name in ("mine", "orphans"):
+            if getattr(self, name) and not CLIENT_SESSIONS.followed:
+                raise OptionError(f"{name}: the connections of kernels are known from %load_ext tidb_magic on.")
         number = isinstance(self.min_time, (int, float)) and not isinstance(self.min_time, bool)
         if self.min_time is not None and not (number and 0 <= self.min_time < float("inf")):
             raise OptionError(f"min_time is a number of seconds from 0 on, not {self.min_time!r}.")
@@ -94,8 +99,7 @@ class Filters:
     def condition(self) -> str:
         """The condition in SQL, without the one on idle sessions."""
         parts = [fragment(f"filter_{name}") for name in _CONDITIONS if getattr(self, name) is not None]
-        if self.mine:
-            parts.append(fragment("filter_mine"))
+        parts += [fragment(f"filter_{name}") for name in ("mine", "orphans") if getattr(self, name)]
         if self.where is not None:
             # On lines of its own, for it can end in a comment; a % is not the driver's.
             parts.append(f"(\n{self.where.replace('%', '%%')}\n)")
@@ -116,7 +120,7 @@ class Filters:
         """
         if any(getattr(self, name) is not None for name in ("user", "host", "db", "instance", "command")):
             return True
-        if self.mine or self.min_time or (self.match is not None and _leaves_out(self.match)):
+        if self.mine or self.orphans or self.min_time or (self.match is not None and _leaves_out(self.match)):
             return True
         return False if self.where is None else None
 
@@ -130,6 +134,8 @@ class Filters:
             bound["host_and_port"] = rf"^{re.escape(self.host)}:[0-9]+$"
         if self.mine:
             bound["mine"] = tuple((one.id, one.host) for one in CLIENT_SESSIONS.all()) or ((0, ""),)
+        if self.orphans:
+            bound["orphans"] = tuple((one.id, one.host) for one in ORPHANS.left) or ((0, ""),)
         return bound
 
 
@@ -144,8 +150,9 @@ def _leaves_out(pattern: str) -> bool:
         return True
 
 
-_CONDITIONS = tuple(name for name in FilterOptions.__annotations__ if name not in {"where", "mine", "idle"})
-_TEXTS = FilterOptions.__annotations__.keys() - {"min_time", "mine", "idle"}
+_FLAGS = ("mine", "orphans", "idle")
+_CONDITIONS = tuple(name for name in FilterOptions.__annotations__ if name not in {"where", *_FLAGS})
+_TEXTS = FilterOptions.__annotations__.keys() - {"min_time", *_FLAGS}
 
 
 def seconds(value: object, name: str) -> float:

@@ -1,0 +1,142 @@
+"""``python -m benchmarks.stop``: cells are interrupted at random moments on a loaded cluster.
+
+Each cell connects, by one of several drivers, and waits for a statement. Afterwards none may run on, the prompt must be
+back within 2 seconds, and the sessions of others must all be there.
+"""
+
+import argparse
+import random
+import statistics
+import threading
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from jupyter_client.manager import start_new_kernel
+
+from benchmarks.crowd import connect, crowd, query
+from benchmarks.on_fire import HEAVY, on_fire
+from tidb_magic.playground import Playground
+
+OTHERS = 200
+DRIVERS = ("pymysql", "mysqlconnector", "asyncmy")
+_PROMPT = 2.0  # seconds
+_LATEST = 1.0  # seconds after which a cell is interrupted
+_AGAIN = 5.0  # seconds after which Stop is pressed again: Python drops an exception that is raised in a finalizer
+_LEFT = 30.0  # seconds in which a statement must have ended
+_STATEMENTS = ("SELECT /* of a cell */ SLEEP(300)", HEAVY.replace("on fire", "of a cell"))
+_RUNNING = "SELECT * FROM INFORMATION_SCHEMA.PROCESSLIST WHERE INFO LIKE CONCAT('%/* of a ', 'cell */%')"
+_SETUP = """%load_ext tidb_magic
+import sqlalchemy
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+engines = {{
+    driver: (create_async_engine if driver == "asyncmy" else sqlalchemy.create_engine)(url, poolclass=NullPool)
+    for driver, url in {urls!r}.items()
+}}
+statements = {statements!r}"""
+_CELL = """with engines[{driver!r}].connect() as c:
+    c.exec_driver_sql(statements[{number}]).fetchall()"""
+_ASYNC_CELL = """async with engines[{driver!r}].connect() as c:
+    (await c.exec_driver_sql(statements[{number}])).fetchall()"""
+
+
+@dataclass
+class Counted:
+    """What became of the cells."""
+
+    prompts: list[float] = field(default_factory=list)  # seconds from Stop until the prompt
+    ended: int = 0  # cells whose statement was ended
+    again: int = 0  # cells in which Stop was pressed twice
+    left: list[str] = field(default_factory=list)  # statements that ran on
+    gone: int = 0  # sessions of others that were hit
+
+    @property
+    def line(self) -> str:
+        """All in one line."""
+        late = sum(one > _PROMPT for one in self.prompts)
+        return (
+            f"{len(self.prompts)} cells were interrupted, {self.ended} with a statement to end; {len(self.left)}"
+            f" statements were left, {self.gone} sessions of others were hit; the prompt was back after"
+            f" {statistics.median(self.prompts):.2f} s (median), {max(self.prompts):.2f} s (most), {late} times after"
+            f" more than {_PROMPT:.0f} s; Stop was pressed twice in {self.again} cells."
+        )
+
+
+def interrupt(times: int, *, statements: int = 0, loops: int = 0, seed: int = 0) -> Counted:
+    """Interrupt that many cells, while heavy statements and busy loops run."""
+    counted, chance = Counted(), random.Random(seed)  # noqa: S311 (no secret)
+    with ExitStack() as stack:
+        playground = stack.enter_context(Playground(instances=3))
+        hands = [stack.enter_context(connect(playground, instance)) for instance in range(3)]
+        others = stack.enter_context(crowd(playground, OTHERS, running=60))
+        stack.enter_context(on_fire(playground, statements, loops))
+        manager, client = start_new_kernel()
+        stack.callback(manager.shutdown_kernel, now=True)
+        stack.callback(client.stop_channels)
+        at = [f"root@127.0.0.1:{playground.port(instance)}" for instance in range(3)]
+        urls = {driver: f"mysql+{driver}://{where}" for driver, where in zip(DRIVERS, at, strict=True)}
+        reply = client.execute_interactive(_SETUP.format(urls=urls, statements=_STATEMENTS), timeout=60)
+        if reply["content"]["status"] != "ok":
+            raise RuntimeError(f"The cells cannot begin: {reply['content']}")
+        for number in range(times):
+            driver = DRIVERS[number % len(DRIVERS)]
+            cell = (_ASYNC_CELL if driver == "asyncmy" else _CELL).format(driver=driver, number=chance.randrange(2))
+            _stop(manager, client, cell, chance.uniform(0, _LATEST), counted)
+            give_up = time.monotonic() + _LEFT
+            while left := [row for hand in hands for row in query(hand, _RUNNING)]:
+                if time.monotonic() > give_up:
+                    counted.left += [f"{driver}: {row}" for row in left]
+                    for row in left:
+                        query(hands[0], f"KILL TIDB CONNECTION {row[0]}")
+                    break
+        counted.gone = sum(not other.alive for other in others[60:])
+        listed = [row[0] for hand in hands for row in query(hand, "SELECT ID FROM INFORMATION_SCHEMA.PROCESSLIST")]
+        counted.gone += sum(other.id not in listed for other in others[:60])
+    return counted
+
+
+def _stop(manager: Any, client: Any, cell: str, delay: float, counted: Counted) -> None:
+    """Run a cell, and press Stop some time after it began."""
+    number, pressed, printed = client.execute(cell), 0.0, ""
+
+    def press() -> None:
+        nonlocal pressed
+        pressed = time.monotonic()
+        manager.interrupt_kernel()
+
+    presses: list[threading.Timer] = []
+    while True:
+        message = client.get_iopub_msg(timeout=60)
+        if message["parent_header"].get("msg_id") != number:
+            continue
+        kind = message["msg_type"]
+        if kind == "execute_input":
+            presses = [threading.Timer(seconds, press) for seconds in (delay, delay + _AGAIN)]
+            for one in presses:
+                one.start()
+        if kind == "stream":
+            printed += message["content"]["text"]
+        if kind == "status" and message["content"]["execution_state"] == "idle":
+            counted.prompts.append(time.monotonic() - pressed)
+            counted.ended += "Interrupted: your statement" in printed
+            counted.again += not presses[-1].is_alive()
+            presses[-1].cancel()
+            return
+
+
+def main() -> None:
+    """Print what was counted."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.stop", description=__doc__)
+    parser.add_argument("--times", type=int, default=300, help="cells (default: 300)")
+    parser.add_argument("--statements", type=int, default=12, help="heavy ones that run beside (default: 12)")
+    parser.add_argument("--loops", type=int, default=4, help="busy loops beside them (default: 4)")
+    parser.add_argument("--seed", type=int, default=0, help="of the random moments (default: 0)")
+    options = parser.parse_args()
+    counted = interrupt(options.times, statements=options.statements, loops=options.loops, seed=options.seed)
+    print(counted.line, *counted.left, sep="\n")
+
+
+if __name__ == "__main__":
+    main()
