@@ -49,8 +49,9 @@ class Counted:
     prompts: list[float] = field(default_factory=list)  # seconds from Stop until the prompt
     ended: int = 0  # cells whose statement was ended
     again: int = 0  # cells in which Stop was pressed twice
-    left: list[str] = field(default_factory=list)  # statements that ran on
+    left: list[str] = field(default_factory=list)  # statements that ran on, with what was printed
     gone: int = 0  # sessions of others that were hit
+    said: str = ""  # what the latest cell printed
 
     @property
     def line(self) -> str:
@@ -73,7 +74,7 @@ def interrupt(times: int, *, statements: int = 0, loops: int = 0, seed: int = 0)
         others = stack.enter_context(crowd(playground, OTHERS, running=60))
         stack.enter_context(on_fire(playground, statements, loops))
         manager, client = start_new_kernel()
-        stack.callback(manager.shutdown_kernel, now=True)
+        stack.callback(manager.shutdown_kernel)
         stack.callback(client.stop_channels)
         at = [f"root@127.0.0.1:{playground.port(instance)}" for instance in range(3)]
         urls = {driver: f"mysql+{driver}://{where}" for driver, where in zip(DRIVERS, at, strict=True)}
@@ -87,7 +88,7 @@ def interrupt(times: int, *, statements: int = 0, loops: int = 0, seed: int = 0)
             give_up = time.monotonic() + _LEFT
             while left := [row for hand in hands for row in query(hand, _RUNNING)]:
                 if time.monotonic() > give_up:
-                    counted.left += [f"{driver}: {row}" for row in left]
+                    counted.left += [f"{driver}: {row[0]} {row[7]}; printed: {counted.said!r}" for row in left]
                     for row in left:
                         query(hands[0], f"KILL TIDB CONNECTION {row[0]}")
                     break
@@ -121,6 +122,7 @@ def _stop(manager: Any, client: Any, cell: str, delay: float, counted: Counted) 
         if kind == "status" and message["content"]["execution_state"] == "idle":
             counted.prompts.append(time.monotonic() - pressed)
             counted.ended += "Interrupted: your statement" in printed
+            counted.said = printed
             counted.again += not presses[-1].is_alive()
             presses[-1].cancel()
             return

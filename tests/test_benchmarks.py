@@ -177,7 +177,7 @@ def test_lists_of_1000_instances_take_at_most_300_mb_and_100_threads(thousand_in
 
 
 @pytest.mark.slow  # 16 instances are started
-@pytest.mark.parametrize(("number", "most"), enumerate([1.8, 2.2, 3.0]), ids=["list", "locks", "60 kills"])
+@pytest.mark.parametrize(("number", "most"), list(enumerate([1.8, 2.2, 3.0])), ids=["list", "locks", "60 kills"])
 def test_on_16_instances_it_grows_little_more_than_the_bare_statement(
     sixteen_instances: list[Ratio], number: int, most: float
 ) -> None:

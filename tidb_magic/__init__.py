@@ -14,13 +14,14 @@ if TYPE_CHECKING:
 
     from tidb_magic.api import Cluster, PasswordInUrlWarning, connect
     from tidb_magic.connection_id import ConnectionId
-    from tidb_magic.errors import TidbMagicError
+    from tidb_magic.errors import TidbMagicError, TimeLimitError
     from tidb_magic.kill.model import Outcome
     from tidb_magic.kill.parser import KillStatement, parse_kill
     from tidb_magic.kill.report import History, KillReport
     from tidb_magic.locks.lock_forest import LockForest
     from tidb_magic.sessions.processlist import ProcessList
     from tidb_magic.sessions.summaries import InstanceList, SessionCounts
+    from tidb_magic.stop import stop_on_interrupt
 
 __version__ = "0.1.0"
 
@@ -37,8 +38,10 @@ _HOME = {
     "ProcessList": "sessions.processlist",
     "SessionCounts": "sessions.summaries",
     "TidbMagicError": "errors",
+    "TimeLimitError": "errors",
     "connect": "api",
     "parse_kill": "kill.parser",
+    "stop_on_interrupt": "stop",
 }
 
 __all__ = [
@@ -54,8 +57,10 @@ __all__ = [
     "ProcessList",
     "SessionCounts",
     "TidbMagicError",
+    "TimeLimitError",
     "connect",
     "parse_kill",
+    "stop_on_interrupt",
 ]
 
 
@@ -74,7 +79,7 @@ def load_ipython_extension(ipython: "InteractiveShell") -> None:
     magics = TidbMagics(ipython)
     ipython.register_magics(magics)
     magics.show_with(ipython)
-    magics.stopping.follow(ipython)
+    magics.follow_cells(ipython)
     completion.install(ipython, magics)
 
 
@@ -87,7 +92,7 @@ def unload_ipython_extension(ipython: "InteractiveShell") -> None:
     if magics is None:
         return
     magics.show_no_more(ipython)
-    magics.stopping.unfollow(ipython)
+    magics.follow_no_more(ipython)
     magics.close()
     for kind, names in magics.magics.items():
         for name in names:

@@ -94,6 +94,10 @@ class AuditError(TidbMagicError):
     """The audit file could not be written."""
 
 
+class TimeLimitError(TidbMagicError):
+    """A cell reached the limit of %%tidb_limit and was interrupted."""
+
+
 class Interrupted(KeyboardInterrupt):
     """You pressed Ctrl-C. Not a TidbMagicError: `except Exception` around a loop must not swallow it."""
 

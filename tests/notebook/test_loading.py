@@ -51,7 +51,7 @@ def test_unloading_and_reloading_leave_nothing_behind(kernel: Kernel, playground
     for load in ("%load_ext tidb_magic", "%reload_ext tidb_magic", "%load_ext tidb_magic"):
         kernel.run(load)
         loaded = counted(kernel)
-        assert loaded.pop("magics") == ["tidb_connect", "tidb_ps", "tidb_kill", "tidb_kill"]
+        assert loaded.pop("magics") == ["tidb_connect", "tidb_ps", "tidb_kill", "tidb_kill", "tidb_limit"]
         assert list(loaded) == ["registry", "configurables", "matchers", "formatters", "events"]
         assert [len(loaded[name]) for name in ("registry", "configurables", "matchers")] == [1, 1, 1]
         kernel.run(f"%tidb_connect {playground.url(0)} --alias one")

@@ -3,6 +3,8 @@
 import os
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -363,6 +365,50 @@ def test_what_takes_longer_than_two_seconds_is_said_before_the_next_cell(kernel:
     healed.resume(2)
     line = eventually(lambda: text(kernel.run("pass")))
     assert LINE.fullmatch(line.strip()), line
+
+
+@pytest.mark.parametrize("mode", ["end", "off"])
+def test_a_cell_that_reaches_its_limit_is_interrupted_and_its_statement_is_ended(
+    notebook: Notebook, playground: Playground, mode: str
+) -> None:
+    run = notebook.kernel.run
+    connect = "db = pymysql.connect(**where); c = db.cursor(); c.execute('BEGIN'); _ = c.execute(CHANGE)"
+    notebook.ready(playground.port(1), f"%load_ext tidb_magic\n%config TidbMagics.stop = {mode!r}", connect)
+    said = text(run("%%tidb_limit 0.5s\nc.execute(STATEMENT)"))
+    assert "TimeLimitError: The cell reached its limit of 0.5 s and was interrupted." in said
+    assert LINE.search(said)
+    assert notebook.running() == []
+    with Client(playground, 0) as waits:  # its transaction is rolled back
+        waits.query("UPDATE test.numbers SET n = 44 WHERE n = 44")
+
+
+def test_a_cell_within_its_limit_is_a_usual_cell(notebook: Notebook) -> None:
+    run = notebook.kernel.run
+    run("%load_ext tidb_magic")
+    assert text(run("%%tidb_limit 1m\nn = 41\nimport os\n!true\nn + 1")) == "42"
+    assert run("%%tidb_limit 1m\nn + 1;") == []
+    assert "ZeroDivisionError" in text(run("%%tidb_limit 1m\n1 / 0"))
+    assert "does not run asynchronous cells" in text(run("%%tidb_limit 1m\nimport asyncio\nawait asyncio.sleep(0)"))
+    for wrong in ("", "0s", "-1", "soon", "1d"):
+        assert "expected a time above 0, as 30s, 5m or 1h" in text(run(f"%%tidb_limit {wrong}\n1"))
+
+
+def test_ctrl_c_ends_what_a_script_runs(notebook: Notebook, playground: Playground) -> None:
+    script = f"""
+import pymysql, tidb_magic
+with tidb_magic.stop_on_interrupt():
+    with pymysql.connect(host="127.0.0.1", port={playground.port(1)}, user="root") as db:
+        db.cursor().execute({STATEMENT!r})
+"""
+    ran = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True)
+    ((_, number),) = eventually(notebook.running)
+    ran.send_signal(signal.SIGINT)
+    _, said = ran.communicate(timeout=60)
+    assert notebook.running() == []
+    assert f"Interrupted: your statement on connection {number}" in said
+    assert LINE.search(said)
+    assert "KeyboardInterrupt" in said
+    assert ran.returncode == -signal.SIGINT
 
 
 @pytest.fixture

@@ -134,6 +134,21 @@ def parser(name: str) -> Parser:
     return made
 
 
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
+
+
+def limit_seconds(line: str) -> float:
+    """Return the seconds that %%tidb_limit was given.
+
+    >>> limit_seconds("30s"), limit_seconds("1.5 m"), limit_seconds("20")
+    (30.0, 90.0, 20.0)
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", line.strip())
+    if found is None or not float(found[1]):
+        raise usage_error("%%tidb_limit", f"expected a time above 0, as 30s, 5m or 1h, not {line.strip()!r}.")
+    return seconds(float(found[1]) * _UNITS[found[2]], "the limit")
+
+
 def _filtering(name: str) -> Parser:
     made = parser(name)
     for option in sorted(FILTERS - {"min_time", "mine", "orphans", "idle"}):

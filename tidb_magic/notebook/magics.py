@@ -4,6 +4,7 @@ import argparse
 import re
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.magic import (
@@ -26,11 +27,13 @@ from tidb_magic.notebook.arguments import (
     kill_cell,
     kill_parser,
     kill_targets,
+    limit_seconds,
     ps_parser,
     usage_error,
 )
 from tidb_magic.notebook.config import Preferences
-from tidb_magic.notebook.stop import Stop
+from tidb_magic.notebook.run import run
+from tidb_magic.stop import Stop
 
 if TYPE_CHECKING:
     from tidb_magic.api import Cluster
@@ -320,6 +323,22 @@ class TidbMagics(Preferences):
                 raise usage_error("%%tidb_kill", f"the cell contains the targets: {option} is not allowed here.")
         return self._kill(reader, options, kill_cell(cell), plan=options.dry_run)
 
+    @no_var_expand
+    @output_can_be_silenced
+    @cell_magic
+    def tidb_limit(self, line: str, cell: str) -> Any:
+        """Run a cell for a limited time; then interrupt it, and end the statements that it runs in TiDB.
+
+            %%tidb_limit 30s
+            df = pd.read_sql(query, engine)
+
+        The time is a number of seconds, or one with a unit: 30s, 5m, 1h. A cell that takes longer gets TimeLimitError.
+        Its statements are ended as after the Stop button, also INSERT, UPDATE and DELETE, which MAX_EXECUTION_TIME does
+        not end; they are rolled back. DDL is not ended: %tidb_ps --mine lists it. What became of each is printed.
+        """
+        with self.stopping.limit(limit_seconds(line)):
+            return run(self.shell, cell)
+
     def _kill(
         self, reader: Parser, options: argparse.Namespace, victims: Any, *, plan: bool, **targets: Any
     ) -> "KillReport":
@@ -344,6 +363,24 @@ class TidbMagics(Preferences):
             hint = f"; assign it first: x = {name}" if not name.isidentifier() else ""
             reader.error(f"--from: there is no variable {name!r}{hint}")
         return names[name]
+
+    # -- what cells leave running ----------------------------------------------------------------------------------
+
+    def follow_cells(self, shell: Any) -> None:
+        """Have what an interrupted cell leaves running ended."""
+        shell.events.register("pre_run_cell", self.stopping.begins)
+        shell.events.register("post_run_cell", self._cell_ends)
+        self.stopping.follow(Path(shell.profile_dir.pid_dir) if shell.profile_dir is not None else None)
+
+    def follow_no_more(self, shell: Any) -> None:
+        """Undo that."""
+        for event, callback in (("pre_run_cell", self.stopping.begins), ("post_run_cell", self._cell_ends)):
+            if callback in shell.events.callbacks[event]:
+                shell.events.unregister(event, callback)
+        self.stopping.unfollow()
+
+    def _cell_ends(self, result: Any) -> None:
+        self.stopping.ends(getattr(result, "error_in_exec", None))
 
     # -- the table with Kill buttons -----------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""The Stop button: what an interrupted cell leaves running in the cluster is ended."""
+"""The Stop button and Ctrl-C: what an interrupted cell or script leaves running in the cluster is ended."""
 
 import asyncio
 import os
@@ -7,9 +7,10 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -17,18 +18,18 @@ from typing import TYPE_CHECKING, Any
 from tidb_magic.connection.client_sessions import CLIENT_SESSIONS, ClientSession
 from tidb_magic.connection.deadline import Deadline
 from tidb_magic.connection.orphans import ORPHANS
+from tidb_magic.errors import TimeLimitError
 
 if TYPE_CHECKING:
     import pandas as pd
-    from IPython.core.interactiveshell import ExecutionResult, InteractiveShell
 
     from tidb_magic.api import Cluster
 
 _AGAIN = 0.3  # seconds between two looks at what an interrupted cell has left running
-_PATIENCE = 1.5  # seconds after which the prompt comes back
+PATIENCE = 1.5  # seconds after which the prompt comes back
 _SEARCH = 10.0  # seconds for which a session is searched for while not every instance answers
 _REASON = "cell interrupted"
-_LATE = "Interrupted: what your cell left running is still being ended; the next cell says the outcome."
+LATE = "Interrupted: what your cell left running is still being ended; the next cell says the outcome."
 
 
 class Stop:
@@ -36,12 +37,20 @@ class Stop:
 
     While the cell waits for threads that it started, also those that these run; their connections stay usable.
 
-    `mode` returns ``end``, ``ask``, which only says what still runs, or ``off``. For each address and user a cluster of
+    `mode` returns ``end``, ``ask``, which only says what still runs, or ``off``. `write` prints a line. What is ended
+    is waited for `patience` seconds; if that takes longer, `late` is printed. For each address and user a cluster of
     its own is opened, in the background when the first connection there is opened.
     """
 
-    def __init__(self, mode: Callable[[], str]) -> None:
-        self._mode = mode
+    def __init__(
+        self,
+        mode: Callable[[], str],
+        write: Callable[[str], object] = print,
+        patience: float = PATIENCE,
+        late: str = LATE,
+    ) -> None:
+        self._wanted, self._write, self._patience, self._late = mode, write, patience, late
+        self._limited = False  # the cell has a limit of time, after which all is ended
         self._clusters: dict[str, Future[Cluster]] = {}
         self._interrupted = False
         self._used: list[ClientSession] = []  # in use by the cell when it was interrupted
@@ -54,23 +63,23 @@ class Stop:
         self._at_term: Any = None  # how SIGTERM was handled
         self._said: list[str] = []  # what became of statements, and is not printed yet
 
-    def follow(self, shell: "InteractiveShell") -> None:
-        """Begin."""
+    def _mode(self) -> str:
+        return "end" if self._limited else self._wanted()
+
+    def follow(self, folder: Path | None = None) -> None:
+        """Begin. In the folder is a record of what is open, for the case that this process is ended by force."""
         CLIENT_SESSIONS.opened = lambda session: self._mode() != "off" and self._open(session)
-        CLIENT_SESSIONS.changed = ORPHANS.note
-        if shell.profile_dir is not None:
-            ORPHANS.follow(Path(shell.profile_dir.pid_dir))
+        if folder is not None:
+            CLIENT_SESSIONS.changed = ORPHANS.note
+            ORPHANS.follow(folder)
         CLIENT_SESSIONS.follow()
         if count := len(ORPHANS.left):
             where = ", ".join(sorted({one.address for one in ORPHANS.left}))
             what = "a connection" if count == 1 else f"{count} connections"
-            self._said.append(
+            self._write(
                 f"A kernel that was ended by force had {what} to {where}: a statement there may still run."
                 " To list it: %tidb_ps --orphans"
             )
-            self._print()
-        shell.events.register("pre_run_cell", self._begins)
-        shell.events.register("post_run_cell", self._ends)
         if _in_main_thread():
             self._at_term = signal.signal(signal.SIGTERM, self._terminated)
             reads, self._wakes = socket.socketpair()
@@ -79,11 +88,8 @@ class Stop:
             # While threads can still be started, unlike those of the module atexit.
             threading._register_atexit(self._exits)  # type: ignore[attr-defined]  # noqa: SLF001
 
-    def unfollow(self, shell: "InteractiveShell") -> None:
+    def unfollow(self) -> None:
         """End, and put everything back."""
-        for event, callback in (("pre_run_cell", self._begins), ("post_run_cell", self._ends)):
-            if callback in shell.events.callbacks[event]:
-                shell.events.unregister(event, callback)
         if signal.getsignal(signal.SIGTERM) == self._terminated and _in_main_thread():
             signal.signal(signal.SIGTERM, self._at_term or signal.SIG_DFL)
         self._let_go()
@@ -96,9 +102,39 @@ class Stop:
             opening.add_done_callback(_close)
         self._clusters.clear()
 
+    @contextmanager
+    def limit(self, seconds: float) -> Iterator[None]:
+        """Interrupt what runs in the main thread after that time, and end its statements whatever `mode` is.
+
+        Raises
+        ------
+        TimeLimitError
+            In the place of what was raised then.
+        """
+        reached = threading.Event()
+
+        def interrupt() -> None:
+            reached.set()
+            os.kill(os.getpid(), signal.SIGINT)
+
+        timer, self._limited = threading.Timer(seconds, interrupt), True
+        timer.daemon = True
+        timer.start()
+        try:
+            try:
+                yield
+            finally:
+                timer.cancel()
+                timer.join()
+        except BaseException:
+            if not reached.is_set():
+                raise
+            raise TimeLimitError(f"The cell reached its limit of {seconds:g} s and was interrupted.") from None
+
     # -- cells -------------------------------------------------------------------------------------------------
 
-    def _begins(self, _info: object) -> None:
+    def begins(self, _info: object = None) -> None:
+        """Follow what a cell does, which begins now."""
         self._print()
         self._interrupted, self._used = False, []
         self._over, self._others = threading.Event(), set(threading.enumerate())
@@ -146,13 +182,15 @@ class Stop:
             for ones in _by_address(CLIENT_SESSIONS.used_by(threads)):
                 self._end(ones, query=True)
 
-    def _ends(self, result: "ExecutionResult") -> None:
+    def ends(self, error: BaseException | None) -> None:
+        """End what the cell has left, which ends now: with this error, or without one."""
         self._over.set()
         self._let_go()
         left = CLIENT_SESSIONS.left(self._used)
-        if (self._interrupted or _is_interrupt(result.error_in_exec)) and left and self._mode() != "off":
+        if (self._interrupted or _is_interrupt(error)) and left and self._mode() != "off":
             self._interrupted = False
             self._wait(left)
+        self._limited = False
         self._print()
 
     def _terminated(self, number: int, frame: FrameType | None) -> None:
@@ -180,7 +218,7 @@ class Stop:
             threading.Thread(target=self._end, args=(ones,), name="tidb_magic-stop", daemon=True)
             for ones in _by_address(sessions)
         ]
-        due = Deadline(_PATIENCE)
+        due = Deadline(self._patience)
         for thread in threads:
             thread.start()
         try:
@@ -188,12 +226,12 @@ class Stop:
                 thread.join(due.left)
         finally:  # also after another Stop
             if any(thread.is_alive() for thread in threads):
-                self._said.append(_LATE)
+                self._said.append(self._late)
             self._print()
 
     def _print(self) -> None:
         while self._said:
-            sys.stdout.write(f"{self._said.pop(0)}\n")
+            self._write(self._said.pop(0))
 
     # -- one statement -----------------------------------------------------------------------------------------
 
@@ -253,6 +291,37 @@ class Stop:
         report = cluster.kill(whom, query=query, reason=_REASON, max_victims=len(rows))
         ends = [_outcome(row, query=query) for _, row in report.iterrows()]
         return [f"{one}; {end} {ran}" for one, end, ran in zip(what, ends, spent, strict=True)]
+
+
+@contextmanager
+def stop_on_interrupt() -> Iterator[None]:
+    """End in TiDB what a script leaves running there when it is interrupted, as `%load_ext tidb_magic` does for cells.
+
+    For connections of PyMySQL, and for engines of SQLAlchemy. What became of the statements is printed to stderr. It is
+    for the main thread; a kernel that has loaded tidb_magic needs none.
+
+    Examples
+    --------
+    >>> import tidb_magic
+    >>> with tidb_magic.stop_on_interrupt():
+    ...     pass  # pd.read_sql(query, engine), and Ctrl-C
+    """
+    if CLIENT_SESSIONS.followed:
+        yield
+        return
+    late = f"Interrupted: what was running may still run: it did not end within {_SEARCH:.0f} s."
+    stop = Stop(lambda: "end", partial(print, file=sys.stderr), _SEARCH, late)
+    stop.follow()
+    try:
+        stop.begins()
+        try:
+            yield
+        except BaseException as error:
+            stop.ends(error)
+            raise
+        stop.ends(None)
+    finally:
+        stop.unfollow()
 
 
 def _outcome(row: "pd.Series", *, query: bool) -> str:
