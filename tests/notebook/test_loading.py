@@ -52,7 +52,7 @@ def test_unloading_and_reloading_leave_nothing_behind(kernel: Kernel, playground
         kernel.run(load)
         loaded = counted(kernel)
         assert loaded.pop("magics") == ["tidb_connect", "tidb_ps", "tidb_kill", "tidb_kill", "tidb_limit"]
-        assert list(loaded) == ["registry", "configurables", "matchers", "formatters", "events"]
+        assert list(loaded) == ["threads", "registry", "configurables", "matchers", "formatters", "events"]
         assert [len(loaded[name]) for name in ("registry", "configurables", "matchers")] == [1, 1, 1]
         kernel.run(f"%tidb_connect {playground.url(0)} --alias one")
         kernel.run(f"%tidb_connect {playground.url(1)}")
