@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 NOBODY, NEITHER = 2097158, 2097160  # no server has id 1 and so many connections
 
-TEXTS = sorted(FILTERS - {"min_time", "mine", "idle"})
+TEXTS = sorted(FILTERS - {"min_time", "mine", "orphans", "idle"})
 
 
 def kill(shell: InteractiveShell, line: str) -> KillReport:
