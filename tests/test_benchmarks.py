@@ -159,6 +159,7 @@ def test_a_refresh_of_which_5_percent_are_new_takes_less_than_a_first_paint(tabl
 
 
 @pytest.mark.slow  # a round trip takes 0.2 s
+@pytest.mark.cluster
 def test_connecting_takes_five_round_trips() -> None:
     connected, _ = scale.connecting()
     holds(connected, 5.25)

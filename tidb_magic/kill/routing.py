@@ -255,13 +255,10 @@ def _prove(pool: Pool, connection: Connection, location: Location, within: float
     if connection.proven == location.name and pool.topology.is_direct(connection):
         return
     due = Deadline(within)
-    while True:
-        try:
-            found = _where_is(pool, connection, due, deadline)
-            break
-        except DeadlineError as error:  # on an overloaded cluster also of TiDB, before ours has passed
-            if due.passed or not connection.open:
-                raise ConnectError(f"That could not be verified: {error}") from error
+    try:
+        found = _where_is(pool, connection, due, deadline)
+    except DeadlineError as error:
+        raise ConnectError(f"That could not be verified: {error}") from error
     if found != [(location.name, connection.id)]:
         where = ", ".join(f"connection {number} on {name}" for name, number in found) or "nowhere"
         raise ConnectError(f"{connection.settings.address} leads elsewhere: the cluster's list has that one {where}.")
