@@ -237,8 +237,6 @@ class Stop:
 
     def _open(self, session: ClientSession) -> "Future[Cluster]":
         """Return the cluster of a session, which is opened in the background if there is none yet."""
-        from tidb_magic.api import connect
-
         key = session.settings.address
         if key not in self._clusters or _failed(self._clusters[key]):
             opening: Future[Cluster] = Future()
@@ -246,6 +244,9 @@ class Stop:
 
             def run() -> None:
                 try:
+                    # Here, for it imports numpy, which an interrupt of the main thread would leave broken.
+                    from tidb_magic.api import connect
+
                     opening.set_result(connect(session.settings))
                 except Exception as error:  # noqa: BLE001 (it is raised where the cluster is needed)
                     opening.set_exception(error)

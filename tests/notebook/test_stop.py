@@ -393,6 +393,25 @@ def test_a_cell_within_its_limit_is_a_usual_cell(notebook: Notebook) -> None:
         assert "expected a time above 0, as 30s, 5m or 1h" in text(run(f"%%tidb_limit {wrong}\n1"))
 
 
+def test_pandas_is_not_imported_where_an_interrupt_can_break_the_import(playground: Playground) -> None:
+    """An import of numpy that KeyboardInterrupt ends cannot be repeated in the same process."""
+    script = f"""
+import sys, threading, pymysql, tidb_magic
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "pandas":
+            print(threading.current_thread().name)
+            found.set()
+found = threading.Event()
+sys.meta_path.insert(0, Finder())
+with tidb_magic.stop_on_interrupt():
+    with pymysql.connect(host="127.0.0.1", port={playground.port(1)}, user="root"):
+        found.wait()
+"""
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert ran.stdout == "tidb_magic-stop-connect\n"
+
+
 def test_ctrl_c_ends_what_a_script_runs(notebook: Notebook, playground: Playground) -> None:
     script = f"""
 import pymysql, tidb_magic
