@@ -412,7 +412,7 @@ def test_benchmark_is_not_interrupted_and_the_report_says_so(
     playground: Playground, cluster: Cluster, running: Any
 ) -> None:
     with Client(playground, 1) as client, Client(playground, 1) as watch:
-        running(client.start("SELECT BENCHMARK(15000000, MD5('x'))"))
+        running(client.start("SELECT BENCHMARK(10000000, MD5('x'))"))
         for query in (True, False):
             row = only(cluster.kill([client.id], query=query, timeout=0.5))
             assert row["OUTCOME"] == "still running"
