@@ -412,7 +412,7 @@ def test_benchmark_is_not_interrupted_and_the_report_says_so(
     playground: Playground, cluster: Cluster, running: Any
 ) -> None:
     with Client(playground, 1) as client, Client(playground, 1) as watch:
-        running(client.start("SELECT BENCHMARK(10000000, MD5('x'))"))
+        running(client.start("SELECT BENCHMARK(6000000, MD5('x'))"))
         for query in (True, False):
             row = only(cluster.kill([client.id], query=query, timeout=0.5))
             assert row["OUTCOME"] == "still running"
@@ -426,8 +426,12 @@ def test_benchmark_is_not_interrupted_and_the_report_says_so(
 def test_sleep_is_not_interrupted_for_rows_that_no_table_stores_and_the_report_says_so(
     playground: Playground, cluster: Cluster, running: Any
 ) -> None:
-    with Client(playground, 1) as client:
+    with Client(playground, 1) as client, Client(playground, 1) as watch:
         running(client.start("SELECT SLEEP(0.005) FROM INFORMATION_SCHEMA.COLUMNS"))
+        # While TiDB collects the rows the statement can be interrupted.
+        eventually(
+            lambda: watch.query(f"SELECT 1 FROM INFORMATION_SCHEMA.PROCESSLIST WHERE ID = {client.id} AND TIME >= 2")
+        )
         row = only(cluster.kill([client.id], query=True, timeout=0.5))
         assert row["OUTCOME"] == "still running"
         assert "TiDB does not interrupt SLEEP() for rows that no table stores: it ends by itself" in row["REASON"]

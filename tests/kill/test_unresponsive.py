@@ -212,7 +212,7 @@ def test_a_kill_waits_longer_than_the_deadline_while_no_instance_responds(
         if known:
             assert only(cluster.plan([client.id]))["OUTCOME"] == "planned"
         with frozen_for(fragile, 2 * deadline):
-            spent, report = timed(lambda: cluster.kill([client.id], query=True))
+            spent, report = timed(lambda: cluster.kill([client.id], query=True, timeout=LONG))
         assert only(report)["OUTCOME"] == "interrupted"
         assert spent > deadline
         assert client.error_code() == INTERRUPTED
