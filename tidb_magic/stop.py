@@ -1,6 +1,5 @@
 """The Stop button and Ctrl-C: what an interrupted cell or script leaves running in the cluster is ended."""
 
-import asyncio
 import os
 import signal
 import socket
@@ -21,6 +20,8 @@ from tidb_magic.connection.orphans import ORPHANS
 from tidb_magic.errors import TimeLimitError
 
 if TYPE_CHECKING:
+    import asyncio
+
     import pandas as pd
 
     from tidb_magic.api import Cluster
@@ -142,8 +143,9 @@ class Stop:
         if self._wakes is not None and _in_main_thread() and callable(before) and before != self._note:
             self._before = signal.signal(signal.SIGINT, self._note)
             self._woken = signal.set_wakeup_fd(self._wakes.fileno(), warn_on_full_buffer=False)
-            with suppress(RuntimeError):
-                self._loop = asyncio.get_running_loop()
+            if asyncio := sys.modules.get("asyncio"):  # importing it takes as long as loading the extension
+                with suppress(RuntimeError):
+                    self._loop = asyncio.get_running_loop()
 
     def _let_go(self) -> None:
         """Put the handling of SIGINT back."""
