@@ -51,7 +51,6 @@ class Counted:
     again: int = 0  # cells in which Stop was pressed twice
     left: list[str] = field(default_factory=list)  # statements that ran on, with what was printed
     gone: int = 0  # sessions of others that were hit
-    said: str = ""  # what the latest cell printed
 
     @property
     def line(self) -> str:
@@ -84,11 +83,11 @@ def interrupt(times: int, *, statements: int = 0, loops: int = 0, seed: int = 0)
         for number in range(times):
             driver = DRIVERS[number % len(DRIVERS)]
             cell = (_ASYNC_CELL if driver == "asyncmy" else _CELL).format(driver=driver, number=chance.randrange(2))
-            _stop(manager, client, cell, chance.uniform(0, _LATEST), counted)
+            printed = _stop(manager, client, cell, chance.uniform(0, _LATEST), counted)
             give_up = time.monotonic() + _LEFT
             while left := [row for hand in hands for row in query(hand, _RUNNING)]:
                 if time.monotonic() > give_up:
-                    counted.left += [f"{driver}: {row[0]} {row[7]}; printed: {counted.said!r}" for row in left]
+                    counted.left += [f"{driver}: {row[0]} {row[7]}; printed: {printed!r}" for row in left]
                     for row in left:
                         query(hands[0], f"KILL TIDB CONNECTION {row[0]}")
                     break
@@ -98,8 +97,8 @@ def interrupt(times: int, *, statements: int = 0, loops: int = 0, seed: int = 0)
     return counted
 
 
-def _stop(manager: Any, client: Any, cell: str, delay: float, counted: Counted) -> None:
-    """Run a cell, and press Stop some time after it began."""
+def _stop(manager: Any, client: Any, cell: str, delay: float, counted: Counted) -> str:
+    """Run a cell, press Stop some time after it began, and return what it printed."""
     number, pressed, printed = client.execute(cell), 0.0, ""
 
     def press() -> None:
@@ -122,10 +121,9 @@ def _stop(manager: Any, client: Any, cell: str, delay: float, counted: Counted) 
         if kind == "status" and message["content"]["execution_state"] == "idle":
             counted.prompts.append(time.monotonic() - pressed)
             counted.ended += "Interrupted: your statement" in printed
-            counted.said = printed
             counted.again += not presses[-1].is_alive()
             presses[-1].cancel()
-            return
+            return printed
 
 
 def main() -> None:

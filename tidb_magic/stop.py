@@ -143,9 +143,7 @@ class Stop:
         if self._wakes is not None and _in_main_thread() and callable(before) and before != self._note:
             self._before = signal.signal(signal.SIGINT, self._note)
             self._woken = signal.set_wakeup_fd(self._wakes.fileno(), warn_on_full_buffer=False)
-            if asyncio := sys.modules.get("asyncio"):  # importing it takes as long as loading the extension
-                with suppress(RuntimeError):
-                    self._loop = asyncio.get_running_loop()
+            self._loop = _running_loop()
 
     def _let_go(self) -> None:
         """Put the handling of SIGINT back."""
@@ -348,6 +346,15 @@ def _by_address(sessions: list[ClientSession]) -> Iterable[list[ClientSession]]:
 def _in_main_thread() -> bool:
     """Tell whether signals can be handled here."""
     return threading.current_thread() is threading.main_thread()
+
+
+def _running_loop() -> "asyncio.AbstractEventLoop | None":
+    """Return the event loop that runs in this thread; importing asyncio takes as long as loading the extension."""
+    asyncio = sys.modules.get("asyncio")
+    try:
+        return asyncio.get_running_loop() if asyncio else None
+    except RuntimeError:
+        return None
 
 
 def _is_interrupt(error: BaseException | None) -> bool:

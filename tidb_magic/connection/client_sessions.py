@@ -203,17 +203,18 @@ class ClientSessions:
             return False
         settings = replace(settings, password=settings.password or Secret(""))  # which is not asked for then
         session = ClientSession(int(number), host, settings, ref(driver))
-        self._forget(driver)  # one that has connected again
-        with self._lock:
-            self._sessions.append(session)
+        with self._lock:  # without the one that the driver had, if it has connected again
+            self._sessions = [*(one for one in self._sessions if one.driver() is not driver), session]
             self.changed(self._sessions)
         self.opened(session)
         return True
 
     def _forget(self, driver: Any) -> None:
         with self._lock:
-            self._sessions = [one for one in self._sessions if one.driver() is not driver]
-            self.changed(self._sessions)
+            kept = [one for one in self._sessions if one.driver() is not driver]
+            if kept != self._sessions:  # the driver and SQLAlchemy tell both
+                self._sessions = kept
+                self.changed(kept)
 
 
 def _no_driver() -> None:

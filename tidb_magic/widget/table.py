@@ -42,8 +42,8 @@ OPEN: "WeakSet[SessionTable]" = WeakSet()
 class SessionTable(anywidget.AnyWidget):
     """A list of sessions with Kill buttons, that can be read again, once or all the time.
 
-    `shown` is what it shows, as it was last read, and `version` the number of that list. It works in threads and on
-    connections of its own, which end with `close`.
+    `shown` is the list that it shows, `version` the number of that list. It works in threads and on connections of its
+    own, which end with `close`.
     """
 
     _esm = ESM
