@@ -25,8 +25,8 @@ def cluster(no_global_kill: Playground) -> Iterator[Cluster]:
         yield connected
 
 
-def without_super(*_: object, **__: object) -> None:
-    """What `process_of` returns to a user that may not ask for it."""
+def unknown_process(*_: object, **__: object) -> None:
+    """What `process_of` returns while two processes have the same INSTANCE."""
 
 
 @pytest.fixture
@@ -140,8 +140,14 @@ def test_through_a_balancer_the_owner_is_found_and_proved(
         assert running_on(no_global_kill, namesakes[i], i)
 
 
-def test_where_there_is_no_alias_a_running_statement_proves_the_owner(
-    no_global_kill: Playground, cluster: Cluster, namesakes: list[Client], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("registered", ["once", "twice"])
+def test_where_there_is_no_alias_the_process_proves_the_owner_unless_it_is_registered_twice(
+    no_global_kill: Playground,
+    cluster: Cluster,
+    namesakes: list[Client],
+    monkeypatch: pytest.MonkeyPatch,
+    every_statement: list[str],
+    registered: str,
 ) -> None:
     """As on TiDB 6.5, which has no tidb_session_alias."""
     from tidb_magic.cluster import topology
@@ -154,11 +160,29 @@ def test_where_there_is_no_alias_a_running_statement_proves_the_owner(
         return told
 
     monkeypatch.setattr(topology, "introduce", as_65)
-    monkeypatch.setattr(routing, "process_of", without_super)
+    if registered == "twice":
+        monkeypatch.setattr(routing, "process_of", unknown_process)
     row = only(cluster.kill(row_of_namesake(cluster, namesakes[1])))
+    if registered == "twice":
+        assert row["OUTCOME"] == "refused"
+        assert "is registered twice or not at all. Try again in a minute." in row["REASON"]
+        assert kills(every_statement) == []
+    else:
+        assert (row["OUTCOME"], row["REASON"]) == ("killed", "")
+        assert running_on(no_global_kill, namesakes[0], 0)
+        assert "SESSION_ALIAS" not in cluster._pool._owners[0].columns
+
+
+def test_the_process_proves_the_owner_to_a_user_with_few_privileges(
+    no_global_kill: Playground, namesakes: list[Client], every_statement: list[str]
+) -> None:
+    with Client(no_global_kill, 0) as root:
+        root.query("CREATE USER IF NOT EXISTS few")
+        root.query("GRANT PROCESS, CONNECTION_ADMIN ON *.* TO few")
+    with tidb_magic.connect(no_global_kill.url(0).replace("root@", "few@")) as few:
+        row = only(few.kill(row_of_namesake(few, namesakes[1])))
     assert (row["OUTCOME"], row["REASON"]) == ("killed", "")
-    assert running_on(no_global_kill, namesakes[0], 0)
-    assert "SESSION_ALIAS" not in cluster._pool._owners[0].columns
+    assert not [sql for sql in every_statement if "SESSION_ALIAS LIKE" in sql]
 
 
 def test_an_owner_that_is_not_reachable_is_refused_and_nothing_is_sent(
@@ -173,7 +197,7 @@ def test_an_owner_that_is_not_reachable_is_refused_and_nothing_is_sent(
     assert running_on(no_global_kill, namesakes[1], 1)
 
 
-@pytest.mark.parametrize("proof", ["by the process", "by an alias", "by a statement"])
+@pytest.mark.parametrize("proof", ["by the process", "by an alias"])
 @pytest.mark.parametrize("leads", ["to another instance", "to another cluster with the same addresses"])
 def test_an_address_that_leads_elsewhere_is_refused_and_nothing_is_sent(
     no_global_kill: Playground,
@@ -205,14 +229,12 @@ def test_an_address_that_leads_elsewhere_is_refused_and_nothing_is_sent(
         told = introduce(connection, **kwargs)
         if connection.settings.port == port:
             connection.instance = meant.instance
-        if proof == "by a statement":
-            connection.columns = {name: kind for name, kind in connection.columns.items() if name != "SESSION_ALIAS"}
         return told
 
     monkeypatch.setattr(topology, "direct_settings", elsewhere)
     monkeypatch.setattr(topology, "introduce", pretending)
     if proof != "by the process":
-        monkeypatch.setattr(routing, "process_of", without_super)
+        monkeypatch.setattr(routing, "process_of", unknown_process)
     row = only(cluster.kill(listed))
     assert row["OUTCOME"] == "refused"
     assert "leads elsewhere" in row["REASON"]
@@ -227,7 +249,7 @@ def test_a_proof_that_is_not_to_be_had_is_refused(
     with Client(no_global_kill, 1) as client:
         listed = row_of_namesake(cluster, client)
         monkeypatch.setattr(routing, "each_once", lambda _: [])
-        monkeypatch.setattr(routing, "process_of", without_super)
+        monkeypatch.setattr(routing, "process_of", unknown_process)
         row = only(cluster.kill(listed))
         assert row["OUTCOME"] == "refused"
         assert "the cluster's list has that one nowhere" in row["REASON"]

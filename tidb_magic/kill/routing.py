@@ -1,6 +1,5 @@
 """Cluster routing: the route to a session is a verified connection to its instance, else TiDB's own forwarding."""
 
-import threading
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -13,7 +12,6 @@ from tidb_magic.cluster.topology import (
     ask_marked,
     each_once,
     instances,
-    marked,
     process_of,
     running,
 )
@@ -28,8 +26,6 @@ from tidb_magic.sessions.gather import ask_cluster
 from tidb_magic.sessions.lookup import ANYTHING, Condition, Observation, fetch_sessions
 
 _OVER_THEM = "RESTRICTED_CONNECTION_ADMIN"  # to end sessions of users that security-enhanced mode protects
-# Seconds that a statement runs to be found in the list, where there is no alias: then it runs longer, twice.
-_SHOWN = (0.3, 0.6, 1.2)
 
 
 class NoRouteError(TidbMagicError):
@@ -275,27 +271,8 @@ def _where_is(pool: Pool, connection: Connection, due: Deadline, deadline: float
     main = pool.connection(within=due.left)
     if name := process_of(connection, main, deadline=due.left):
         return [(name, int(connection.id or 0))]
-    if connection is not main and "SESSION_ALIAS" not in connection.columns:
-        return _while_it_runs(main, connection, due)
     if connection is not main:
+        if "SESSION_ALIAS" not in connection.columns:  # as on TiDB 6.5
+            raise ConnectError("Its process is registered twice or not at all. Try again in a minute.")
         connection.query(query("identify"), deadline=due.left)  # else one that was lost is nowhere
     return each_once(ask_cluster(pool, ask, deadline)[0])
-
-
-def _while_it_runs(main: Connection, connection: Connection, due: Deadline) -> list[tuple[str, int]]:
-    """Find a connection by the token in a statement that runs on it."""
-
-    def show(seconds: float) -> None:
-        with suppress(TidbMagicError):
-            connection.query(query("sleep"), {"seconds": seconds}, deadline=seconds + due.left)
-
-    found: list[tuple[str, int]] = []
-    for seconds in _SHOWN:
-        if found or not connection.open:
-            break
-        shown = threading.Thread(target=show, args=(seconds,), name="tidb_magic-show", daemon=True)
-        shown.start()
-        while shown.is_alive() and not found:
-            found = marked(main, "INFO", running(connection), deadline=due.left)
-        shown.join()
-    return found
