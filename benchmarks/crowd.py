@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -53,13 +53,14 @@ def crowd(
     for client in clients[running : running + in_transaction]:
         query(client.driver, "BEGIN")
         query(client.driver, "SELECT COUNT(*) FROM mysql.user")
-    with connect(playground, 0) as driver:
+    with ExitStack() as stack:
+        hands = [stack.enter_context(connect(playground, number)) for number in range(playground.options.instances)]
         try:
-            _wait(driver, clients[:running])
+            _wait(hands[0], clients[:running])
             yield clients
         finally:
             for client in clients[:running]:  # a statement would run on after its connection was closed
-                query(driver, f"KILL TIDB CONNECTION {client.id}")
+                query(hands[client.instance], f"KILL TIDB CONNECTION {client.id}")
             for client in clients:
                 hang_up(client.driver)
 

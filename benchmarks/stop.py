@@ -7,23 +7,20 @@ back within 2 seconds, and the sessions of others must all be there.
 import argparse
 import random
 import statistics
-import threading
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
-
-from jupyter_client.manager import start_new_kernel
+from functools import partial
 
 from benchmarks.crowd import connect, crowd, query
 from benchmarks.on_fire import HEAVY, on_fire
+from tests.kernels import Stopped, running_kernel, text
 from tidb_magic.playground import Playground
 
 OTHERS = 200
 DRIVERS = ("pymysql", "mysqlconnector", "asyncmy")
 _PROMPT = 2.0  # seconds
 _LATEST = 1.0  # seconds after which a cell is interrupted
-_AGAIN = 5.0  # seconds after which Stop is pressed again: Python drops an exception that is raised in a finalizer
 _LEFT = 30.0  # seconds in which a statement must have ended
 _STATEMENTS = ("SELECT /* of a cell */ SLEEP(300)", HEAVY.replace("on fire", "of a cell"))
 _RUNNING = "SELECT * FROM INFORMATION_SCHEMA.PROCESSLIST WHERE INFO LIKE CONCAT('%/* of a ', 'cell */%')"
@@ -52,6 +49,12 @@ class Counted:
     left: list[str] = field(default_factory=list)  # statements that ran on, with what was printed
     gone: int = 0  # sessions of others that were hit
 
+    def add(self, stopped: Stopped) -> None:
+        """Count one cell."""
+        self.prompts.append(stopped.seconds)
+        self.ended += "Interrupted: your statement" in stopped.printed
+        self.again += stopped.presses > 1
+
     @property
     def line(self) -> str:
         """All in one line."""
@@ -72,22 +75,20 @@ def interrupt(times: int, *, statements: int = 0, loops: int = 0, seed: int = 0)
         hands = [stack.enter_context(connect(playground, instance)) for instance in range(3)]
         others = stack.enter_context(crowd(playground, OTHERS, running=60))
         stack.enter_context(on_fire(playground, statements, loops))
-        manager, client = start_new_kernel()
-        stack.callback(manager.shutdown_kernel)
-        stack.callback(client.stop_channels)
+        kernel = stack.enter_context(running_kernel())
         at = [f"root@127.0.0.1:{playground.port(instance)}" for instance in range(3)]
         urls = {driver: f"mysql+{driver}://{where}" for driver, where in zip(DRIVERS, at, strict=True)}
-        reply = client.execute_interactive(_SETUP.format(urls=urls, statements=_STATEMENTS), timeout=60)
-        if reply["content"]["status"] != "ok":
-            raise RuntimeError(f"The cells cannot begin: {reply['content']}")
+        if outputs := kernel.run(_SETUP.format(urls=urls, statements=_STATEMENTS)):
+            raise RuntimeError(f"The cells cannot begin: {text(outputs)}")
         for number in range(times):
             driver = DRIVERS[number % len(DRIVERS)]
             cell = (_ASYNC_CELL if driver == "asyncmy" else _CELL).format(driver=driver, number=chance.randrange(2))
-            printed = _stop(manager, client, cell, chance.uniform(0, _LATEST), counted)
+            stopped = kernel.stop(cell, partial(time.sleep, chance.uniform(0, _LATEST)))
+            counted.add(stopped)
             give_up = time.monotonic() + _LEFT
             while left := [row for hand in hands for row in query(hand, _RUNNING)]:
                 if time.monotonic() > give_up:
-                    counted.left += [f"{driver}: {row[0]} {row[7]}; printed: {printed!r}" for row in left]
+                    counted.left += [f"{driver}: {row[0]} {row[7]}; printed: {stopped.printed!r}" for row in left]
                     for row in left:
                         query(hands[0], f"KILL TIDB CONNECTION {row[0]}")
                     break
@@ -95,35 +96,6 @@ def interrupt(times: int, *, statements: int = 0, loops: int = 0, seed: int = 0)
         listed = [row[0] for hand in hands for row in query(hand, "SELECT ID FROM INFORMATION_SCHEMA.PROCESSLIST")]
         counted.gone += sum(other.id not in listed for other in others[:60])
     return counted
-
-
-def _stop(manager: Any, client: Any, cell: str, delay: float, counted: Counted) -> str:
-    """Run a cell, press Stop some time after it began, and return what it printed."""
-    number, pressed, printed = client.execute(cell), 0.0, ""
-
-    def press() -> None:
-        nonlocal pressed
-        pressed = time.monotonic()
-        manager.interrupt_kernel()
-
-    presses: list[threading.Timer] = []
-    while True:
-        message = client.get_iopub_msg(timeout=60)
-        if message["parent_header"].get("msg_id") != number:
-            continue
-        kind = message["msg_type"]
-        if kind == "execute_input":
-            presses = [threading.Timer(seconds, press) for seconds in (delay, delay + _AGAIN)]
-            for one in presses:
-                one.start()
-        if kind == "stream":
-            printed += message["content"]["text"]
-        if kind == "status" and message["content"]["execution_state"] == "idle":
-            counted.prompts.append(time.monotonic() - pressed)
-            counted.ended += "Interrupted: your statement" in printed
-            counted.again += not presses[-1].is_alive()
-            presses[-1].cancel()
-            return printed
 
 
 def main() -> None:

@@ -6,18 +6,22 @@ before any is committed: alignment, contrast, no cut text.
 
 import sys
 import tempfile
+import time
 from contextlib import ExitStack
 from pathlib import Path
 
 from playwright.sync_api import Locator, Page, expect, sync_playwright
 
-from tests.clients import eventually
+from tests.clients import Client, eventually
 from tests.lab import Lab, Notebook, Table, launch
 from tidb_magic.playground import Playground
 
 HERE = Path(__file__).parent / "pictures"
 WIDTHS = (1400, 900)
 SHOWN = {"list-dark-1400", "confirm-light-1400", "outcome-light-1400", "locks-light-1400"}  # in the README
+HEAVY = "SELECT COUNT(*) FROM INFORMATION_SCHEMA.COLUMNS a, INFORMATION_SCHEMA.COLUMNS b, INFORMATION_SCHEMA.COLUMNS c"
+WHAT_RUNS = "SELECT ID, TIME, INFO FROM INFORMATION_SCHEMA.CLUSTER_PROCESSLIST WHERE INFO LIKE 'SELECT COUNT%'"
+STOPPED = ("df = pd.read_sql(query, engine)  # Stop", "pd.read_sql(sqlalchemy.text(what_runs), engine)")
 WHO = "nightly report"  # whose statement is ended
 
 
@@ -40,8 +44,45 @@ def main() -> int:
                 book.command("apputils:change-theme", theme=f"JupyterLab {theme}")
                 take(book, page, f"{theme.lower()}-{width}", folder)
             page.close()
+        stop(lab, browser.new_page(viewport={"width": 1000, "height": 900}), cluster, folder or HERE)
         browser.close()
     return 0
+
+
+def stop(lab: Lab, page: Page, cluster: Playground, folder: Path) -> None:
+    """Take the picture of a cell that is stopped, without tidb_magic and with it."""
+    ready = f"""%xmode Minimal
+import pandas as pd, sqlalchemy
+engine = sqlalchemy.create_engine({cluster.url(0).replace("mysql:", "mysql+pymysql:")!r})
+query = {HEAVY!r}
+what_runs = {WHAT_RUNS!r}"""
+    lab.write("stop.ipynb", ready, *STOPPED, "%load_ext tidb_magic", *STOPPED)
+    book = lab.open(page, "stop.ipynb")
+    book.command("apputils:change-theme", theme="JupyterLab Light")
+    book.command("application:toggle-left-area")
+    book.run(0)
+    with Client(cluster, 1) as root:
+        for stopped, number in (("before", 1), ("after", 4)):
+            book.start(number)
+            eventually(lambda: root.query(WHAT_RUNS))
+            time.sleep(3)  # as a person waits
+            book.command("notebook:interrupt-kernel")
+            expect(book.outputs(number)).to_contain_text("KeyboardInterrupt")
+            expect(book.run(number + 1)).to_contain_text("INFO" if stopped == "before" else "Empty")
+            if stopped == "before":
+                book.run(3)
+                for left, *_ in root.query(WHAT_RUNS):
+                    root.query(f"KILL TIDB CONNECTION {left}")
+    boxes = [page.locator(".jp-Notebook .jp-Cell").nth(number).bounding_box() for number in (1, 5)]
+    first, last = (box for box in boxes if box)
+    clip = {
+        "x": first["x"],
+        "y": first["y"],
+        "width": first["width"],
+        "height": last["y"] + last["height"] - first["y"],
+    }
+    page.mouse.move(0, 0)
+    page.screenshot(path=folder / "stop.png", animations="disabled", clip=clip)
 
 
 def take(book: Notebook, page: Page, name: str, folder: Path | None) -> None:

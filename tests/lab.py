@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import nbformat
 import psutil
 from playwright.sync_api import Browser, Locator, Page, Playwright, expect
 
+from tests.programs import installed
 from tidb_magic.playground import processes
 
 # As root it needs no sandbox; nothing is looked for in the network.
@@ -34,13 +34,8 @@ expect.set_options(timeout=WAIT)
 
 def chromium() -> str | None:
     """Return the Chromium that is installed; else install the system's, where that may be done; else Playwright's."""
-    if found := next(filter(None, map(shutil.which, SYSTEM)), None):
+    if found := installed(*SYSTEM):
         return found
-    if shutil.which("apt-get") and os.geteuid() == 0:
-        for command in (["update", "-qq"], ["install", "-y", "-qq", "chromium"]):
-            subprocess.run(["apt-get", *command], stdout=subprocess.DEVNULL, check=False)
-        if found := shutil.which("chromium"):
-            return found
     subprocess.run([sys.executable, "-m", "playwright", "install", "chromium"], check=True)
     return None  # Playwright knows where its own is
 

@@ -54,7 +54,9 @@ class Stop:
         self._limited = False  # the cell has a limit of time, after which all is ended
         self._clusters: dict[str, Future[Cluster]] = {}
         self._interrupted = False
+        self._due = Deadline(patience)  # when the prompt comes back; runs from the interrupt
         self._used: list[ClientSession] = []  # in use by the cell when it was interrupted
+        self._unread: list[ClientSession] = []  # had rows to send before the cell began
         self._over = threading.Event()  # the cell has ended
         self._others: set[threading.Thread] = set()  # threads that were there before the cell
         self._before: Any = None  # how SIGINT was handled
@@ -137,7 +139,7 @@ class Stop:
     def begins(self, _info: object = None) -> None:
         """Follow what a cell does, which begins now."""
         self._print()
-        self._interrupted, self._used = False, []
+        self._interrupted, self._used, self._unread = False, [], CLIENT_SESSIONS.unread()
         self._over, self._others = threading.Event(), set(threading.enumerate())
         before = signal.getsignal(signal.SIGINT)
         if self._wakes is not None and _in_main_thread() and callable(before) and before != self._note:
@@ -154,8 +156,10 @@ class Stop:
     def _note(self, number: int, frame: FrameType | None) -> None:
         """Note that the cell is interrupted: a library may catch the exception, or wait for its threads."""
         __tracebackhide__ = True  # the traceback of the cell ends where the cell was
-        self._interrupted = True
+        if not self._interrupted:
+            self._interrupted, self._due = True, Deadline(self._patience)
         self._used += CLIENT_SESSIONS.used_by({threading.get_ident()})
+        self._used += [one for one in CLIENT_SESSIONS.unread() if one not in [*self._used, *self._unread]]
         self._before(number, frame)
 
     def _watch(self, reads: socket.socket) -> None:
@@ -188,15 +192,15 @@ class Stop:
         self._let_go()
         left = CLIENT_SESSIONS.left(self._used)
         if (self._interrupted or _is_interrupt(error)) and left and self._mode() != "off":
-            self._interrupted = False
-            self._wait(left)
+            self._wait(left, self._due if self._interrupted else Deadline(self._patience))
+        self._interrupted = False
         self._limited = False
         self._print()
 
     def _terminated(self, number: int, frame: FrameType | None) -> None:
         """End what all connections of this process run: Jupyter restarts a busy kernel, or shuts it down."""
         if self._mode() == "end":
-            self._wait(CLIENT_SESSIONS.all())
+            self._wait(CLIENT_SESSIONS.all(), Deadline(self._patience))
         signal.signal(signal.SIGTERM, self._at_term or signal.SIG_DFL)
         if callable(self._at_term):
             self._at_term(number, frame)
@@ -209,16 +213,15 @@ class Stop:
             return
         used = CLIENT_SESSIONS.used_by({thread.ident for thread in threading.enumerate()})
         if used and self._mode() == "end":
-            self._wait(used)
+            self._wait(used, Deadline(self._patience))
         ORPHANS.unfollow()
 
-    def _wait(self, sessions: list[ClientSession]) -> None:
+    def _wait(self, sessions: list[ClientSession], due: Deadline) -> None:
         """End what still runs, and print what became of it; what takes long is printed before the next cell."""
         threads = [
             threading.Thread(target=self._end, args=(ones,), name="tidb_magic-stop", daemon=True)
             for ones in _by_address(sessions)
         ]
-        due = Deadline(self._patience)
         for thread in threads:
             thread.start()
         try:

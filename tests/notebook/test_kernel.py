@@ -1,20 +1,18 @@
 """In a real kernel: the stop button, passwords that a front end is asked for, notebooks."""
 
-import os
 import queue
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
-from jupyter_client.manager import KernelManager, start_new_kernel
 from nbclient import NotebookClient
 
 from tests.clients import LONG_SELECT, Client, eventually
+from tests.kernels import PLANTED, Kernel, running_kernel, text
 from tidb_magic.playground import Playground
 from tidb_magic.playground.cluster import find, obtain
 from tidb_magic.playground.records import Options
@@ -41,49 +39,12 @@ OUTCOMES = {
     "scripts.ipynb": ["planned", "interrupted"],
     "stop.ipynb": ["killed"],
 }
-PLANTED = "planted-s3cret"
-
-
-class Kernel:
-    """A kernel and its one front end."""
-
-    def __init__(self, manager: KernelManager, client: BlockingKernelClient) -> None:
-        self.manager, self.client = manager, client
-
-    def run(self, code: str, *, stdin: bool = False) -> list[dict[str, Any]]:
-        """Run a cell and return its outputs."""
-        outputs: list[dict[str, Any]] = []
-        answers = {"allow_stdin": stdin, "stdin_hook": self._answer}
-        self.client.execute_interactive(code, timeout=300, output_hook=lambda m: outputs.append(dict(m)), **answers)
-        return [one["content"] for one in outputs if one["msg_type"] in {"stream", "error", "execute_result"}]
-
-    def _answer(self, message: dict[str, Any]) -> None:
-        assert message["content"]["password"] is True
-        self.client.input(PLANTED)
-
-
-@contextmanager
-def running_kernel() -> Iterator[Kernel]:
-    manager, client = start_new_kernel()
-    try:
-        yield Kernel(manager, client)
-    finally:
-        client.stop_channels()
-        manager.shutdown_kernel(now=True)
-        for record in Path(os.environ["IPYTHONDIR"]).glob("*/pid/tidb_magic-*"):
-            record.unlink()  # the next kernel would tell that this one was ended by force
 
 
 @pytest.fixture
 def kernel() -> Iterator[Kernel]:
     with running_kernel() as one:
         yield one
-
-
-def text(outputs: list[dict[str, Any]]) -> str:
-    return "\n".join(
-        one.get("text") or "\n".join(one.get("traceback", [])) or one["data"]["text/plain"] for one in outputs
-    )
 
 
 def test_the_stop_button_ends_a_list_in_one_line_and_leaves_nothing_running(

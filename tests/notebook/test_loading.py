@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.clients import LONG_SELECT, Client
-from tests.notebook.test_kernel import Kernel, kernel, text  # noqa: F401 (a fixture)
+from tests.kernels import Kernel, text
+from tests.notebook.test_kernel import kernel  # noqa: F401 (a fixture)
 from tidb_magic.playground import Playground
 
 # What could be left behind, by name, so that a test says what it was.

@@ -12,12 +12,17 @@ from typing import Any
 
 import pymysql
 import pytest
+import sqlalchemy
 from IPython.core.interactiveshell import InteractiveShell
+from mysql.connector import MySQLConnection
+from sqlalchemy import event
+from sqlalchemy.pool import NullPool
 
+from benchmarks.stop_matrix import WAYS, drivers, matrix
 from tests.balancer import Balancer
 from tests.clients import LONG_SELECT, Client, eventually
 from tests.connection.test_connection import other_server  # noqa: F401 (a fixture)
-from tests.notebook.test_kernel import Kernel, running_kernel, text
+from tests.kernels import Kernel, running_kernel, text
 from tidb_magic.connection.client_sessions import CLIENT_SESSIONS
 from tidb_magic.errors import OptionError
 from tidb_magic.playground import Playground
@@ -32,6 +37,8 @@ LINE = re.compile(
 )
 ASYNC = """from sqlalchemy.ext.asyncio import create_async_engine
 engine = create_async_engine(url.replace('pymysql', {!r}))"""
+IN_C = """url = url.replace('pymysql', 'mysqlconnector')
+c = sqlalchemy.create_engine(url, connect_args={'use_pure': False}).connect()"""
 LATE = "Interrupted: what your cell left running is still being ended; the next cell says the outcome.\n"
 # How a cell waits for TiDB: what is run before, and the cell.
 CELLS = {
@@ -101,19 +108,7 @@ class Notebook:
 
     def stop(self, code: str, then: Callable[[], object] = lambda: None) -> str:
         """Run a cell, press Stop when its statement runs, and return what the cell printed."""
-        number = self.kernel.client.execute(code)
-        eventually(self.running)
-        then()
-        self.kernel.manager.interrupt_kernel()
-        printed = ""
-        while True:
-            message = self.kernel.client.get_iopub_msg(timeout=60)
-            if message["parent_header"].get("msg_id") != number:
-                continue
-            if message["msg_type"] == "stream":
-                printed += message["content"]["text"]
-            if message["msg_type"] == "status" and message["content"]["execution_state"] == "idle":
-                return printed
+        return self.kernel.stop(code, lambda: (eventually(self.running), then())).printed
 
     def running(self) -> list[tuple[Any, ...]]:
         """Return INSTANCE and ID of the statements of cells, seen on each instance."""
@@ -174,6 +169,18 @@ def test_the_statement_of_an_interrupted_cell_is_ended_and_nothing_else(
                 waits.query("UPDATE test.numbers SET n = 44 WHERE n = 44")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
+def test_stop_with_every_driver_in_every_situation_by_each_way(playground: Playground, way: str) -> None:
+    assert [cell for cell in matrix(playground, way, drivers()) if cell.wrong] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
+def test_stop_with_every_driver_in_every_situation_without_global_kill(no_global_kill: Playground, way: str) -> None:
+    assert [cell for cell in matrix(no_global_kill, way, drivers()) if cell.wrong] == []
+
+
 def _stopped(notebook: Notebook, cell: str) -> list[tuple[str, int]]:
     """Interrupt a cell, and return INSTANCE and ID of the statement that was ended."""
     found: list[Any] = []
@@ -217,8 +224,8 @@ def test_a_driver_that_waits_in_c_is_interrupted_by_the_end_of_its_statement(pla
         notebook = Notebook(kernel, playground)
         notebook.ready(
             playground.port(1),
-            "%load_ext tidb_magic\nurl = url.replace('pymysql', 'mysqlconnector')",
-            "c = sqlalchemy.create_engine(url, connect_args={'use_pure': False}).connect()",
+            "%load_ext tidb_magic",
+            IN_C,
         )
         printed = notebook.stop("c.exec_driver_sql(STATEMENT)")
         line = r"Interrupted: .* was still running; it was ended \(\d+\.\d\d s\)\. It had run for \d+ s\."
@@ -305,14 +312,16 @@ def test_where_no_connection_is_noted_mine_is_refused() -> None:
     [
         ((), "db.cursor().execute(STATEMENT)"),
         (("import threading",), "threading.Thread(target=lambda: db.cursor().execute(STATEMENT), daemon=True).start()"),
+        ((IN_C,), "c.exec_driver_sql(STATEMENT)"),
     ],
-    ids=["in a cell", "in a thread"],
+    ids=["in a cell", "in a thread", "in C"],
 )
 def test_what_a_kernel_runs_when_it_is_shut_down_is_ended(
     playground: Playground, first: tuple[str, ...], cell: str
 ) -> None:
     """Otherwise it would run on: TiDB does not notice that the client has left."""
     with running_kernel() as kernel:
+        kernel.run("import mysql.connector")
         notebook = Notebook(kernel, playground)
         notebook.ready(playground.port(1), "%load_ext tidb_magic", "db = pymysql.connect(**where)", *first)
         kernel.client.execute(cell)
@@ -467,10 +476,44 @@ def test_a_server_that_is_not_tidb_is_not_asked(shell: InteractiveShell, other_s
     assert CLIENT_SESSIONS.all() == []
 
 
+def test_an_engine_for_a_server_that_is_not_tidb_is_asked_once(
+    shell: InteractiveShell,
+    other_server: int,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sent: list[str] = []
+    ask = MySQLConnection.cmd_query
+
+    def noted(self: MySQLConnection, sql: Any, *args: Any, **options: Any) -> Any:
+        sent.append(sql.decode() if isinstance(sql, bytes) else sql)
+        return ask(self, sql, *args, **options)
+
+    monkeypatch.setattr(MySQLConnection, "cmd_query", noted)
+    url = f"mysql+mysqlconnector://levon@127.0.0.1:{other_server}"
+    engine = sqlalchemy.create_engine(url, connect_args={"use_pure": True}, poolclass=NullPool)
+    for _ in range(3):
+        with engine.connect():
+            pass
+    assert [sent.count(query(name)) for name in ("own_session", "version")] == [1, 2]  # one is SQLAlchemy's own
+    assert CLIENT_SESSIONS.all() == []
+
+
 def test_unload_puts_everything_back(session_shell: InteractiveShell) -> None:
     kind, callbacks = pymysql.connections.Connection, session_shell.events.callbacks
-    before = kind.connect, kind.close, {name: list(them) for name, them in callbacks.items()}
+    listeners = (
+        (sqlalchemy.Engine, "engine_connect", CLIENT_SESSIONS._taken),
+        (sqlalchemy.pool.Pool, "invalidate", CLIENT_SESSIONS._invalidated),
+        (sqlalchemy.pool.Pool, "close", CLIENT_SESSIONS._closed),
+    )
+
+    def put() -> list[object]:
+        signals = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+        return [kind.connect, kind.close, {name: list(them) for name, them in callbacks.items()}, *signals]
+
+    before = put()
     session_shell.run_line_magic("load_ext", "tidb_magic")
     assert kind.connect is not before[0]
+    assert [event.contains(*listener) for listener in listeners] == [True] * 3
     session_shell.run_line_magic("unload_ext", "tidb_magic")
-    assert (kind.connect, kind.close, {name: list(them) for name, them in callbacks.items()}) == before
+    assert put() == before
+    assert [event.contains(*listener) for listener in listeners] == [False] * 3

@@ -10,6 +10,7 @@ import gc
 import sys
 import threading
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.abc import MetaPathFinder
@@ -103,6 +104,10 @@ class ClientSessions:
         used = _in_use(threads)
         return [one for one in self.all() if id(one.driver()) in used and not one.dropped]
 
+    def unread(self) -> list[ClientSession]:
+        """Return the sessions that still send the rows of a cursor which does not fetch them at once."""
+        return [one for one in self.all() if _unread(one.driver())]
+
     def left(self, used: Collection[ClientSession]) -> list[ClientSession]:
         """Return the sessions whose client side is gone, once, and those of `used` that no thread uses now.
 
@@ -171,15 +176,22 @@ class ClientSessions:
         from tidb_magic.connection.sources import settings_of_engine
         from tidb_magic.queries import query
 
-        try:
+        def ask(name: str) -> Any:
             cursor = connection.connection.cursor()
-            cursor.execute(query("own_session"))
+            cursor.execute(query(name))
             rows = cursor.fetchall()
             cursor.close()
-            if not self._add(driver, settings_of_engine(connection.engine), rows):
+            return rows
+
+        try:
+            if not self._add(driver, settings_of_engine(connection.engine), ask("own_session")):
                 self._others.add(connection.dialect)
         except Exception:  # noqa: BLE001 (whatever it is, the program that connects must not notice)
             self._others.add(driver)
+            with suppress(Exception):
+                ((version,),) = ask("version")
+                if not _is_tidb(version):
+                    self._others.add(connection.dialect)
 
     def _invalidated(self, _connection: object, record: Any, error: BaseException | None) -> None:
         """Note that a connection is dropped if it was interrupted: KeyboardInterrupt, CancelledError."""
@@ -198,8 +210,8 @@ class ClientSessions:
         from tidb_magic.connection.settings import Secret
 
         ((number, host, version),) = rows
-        host, version = (text.decode() if isinstance(text, bytes) else text for text in (host, version))
-        if "TiDB" not in version:
+        host = host.decode() if isinstance(host, bytes) else host
+        if not _is_tidb(version):
             return False
         settings = replace(settings, password=settings.password or Secret(""))  # which is not asked for then
         session = ClientSession(int(number), host, settings, ref(driver))
@@ -221,6 +233,10 @@ def _no_driver() -> None:
     """Return nothing, as a weak reference to a driver that is gone."""
 
 
+def _is_tidb(version: str | bytes) -> bool:
+    return "TiDB" in (version.decode() if isinstance(version, bytes) else version)
+
+
 def _in_use(threads: Collection[int | None]) -> set[int]:
     """Return the identities of the objects whose methods run now in these threads."""
     found = set()
@@ -233,8 +249,12 @@ def _in_use(threads: Collection[int | None]) -> set[int]:
 
 
 def _unread(driver: Any) -> bool:
-    """Tell whether a connection has rows that are not read yet, of a cursor that does not fetch them at once."""
-    return bool(getattr(driver._result, "unbuffered_active", False))  # noqa: SLF001 (the driver does not tell)
+    """Tell whether a connection has rows that are not read yet, of a cursor that does not fetch them at once.
+
+    As PyMySQL, asyncmy and aiomysql tell, or mysql-connector.
+    """
+    result = getattr(driver, "_result", None)
+    return bool(getattr(result, "unbuffered_active", False) or getattr(driver, "unread_result", False))
 
 
 class _AfterImport(MetaPathFinder):

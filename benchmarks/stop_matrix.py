@@ -1,0 +1,302 @@
+"""``python -m benchmarks.stop_matrix``: Stop for each driver, in each situation, by each way to the cluster.
+
+Each cell waits for TiDB when it is interrupted. Its statements must have ended when the prompt is back, its locks must
+be free, and the sessions of others must all be there.
+"""
+
+import argparse
+import statistics
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pymysql
+
+from benchmarks.crowd import connect, crowd, query
+from tests.balancer import Balancer, HAProxy
+from tests.clients import eventually
+from tests.kernels import Kernel, Stopped, running_kernel, text
+from tidb_magic.playground import Playground
+
+OTHERS = 200
+MYSQLCLIENT = "SQLAlchemy, mysqlclient"  # installs only where the headers of the C library are
+INSTANCE = 1  # of the cells, where a way leads to one
+WAYS = ("direct", "balancer", "HAProxy", "the tool elsewhere")
+SITUATIONS = ("first row", "fetching", "processing rows", "transaction", "threads")
+_WAITS = "SELECT SLEEP(300), 'of a cell'"
+_ROWS = "SELECT SLEEP(0.005), 'of a cell' FROM INFORMATION_SCHEMA.COLUMNS AS a, INFORMATION_SCHEMA.COLUMNS AS b"
+_CHANGE = "UPDATE test.cells SET n = n + 1"
+_FREE = "SELECT n FROM test.cells FOR UPDATE NOWAIT"
+_RUNNING = "SELECT ID FROM INFORMATION_SCHEMA.PROCESSLIST WHERE INFO LIKE CONCAT('%of a ', 'cell%')"
+_LISTED = "SELECT ID FROM INFORMATION_SCHEMA.PROCESSLIST"
+
+
+@dataclass(frozen=True)
+class Driver:
+    """How cells use a driver: the functions connect, change, ask and fetch, defined for a `port`."""
+
+    code: str
+    asynchronous: bool = False
+    streams: bool = True  # rows come one by one
+    unread: bool = True  # it tells that more rows come
+    threads: bool = True
+
+
+_PYMYSQL = Driver("""
+def connect():
+    return pymysql.connect(host="127.0.0.1", port=port, user="root")
+def ask(c, sql):
+    with c.cursor() as cursor:
+        cursor.execute(sql)
+        return cursor.fetchall()
+def fetch(c, sql):
+    cursor = c.cursor(pymysql.cursors.SSCursor)
+    cursor.execute(sql)
+    yield from cursor
+change = ask
+""")
+_ENGINE = """
+engine = sqlalchemy.create_engine(f"mysql+{name}://root@127.0.0.1:{{port}}", connect_args={arguments})
+def connect():
+    return engine.connect()
+def change(c, sql):
+    c.exec_driver_sql(sql)
+def ask(c, sql):
+    return c.exec_driver_sql(sql).fetchall()
+def fetch(c, sql):
+    return c.execution_options(stream_results=True).exec_driver_sql(sql)
+"""
+_ASYNC = """
+from sqlalchemy.ext.asyncio import create_async_engine
+engine = create_async_engine(f"mysql+{name}://root@127.0.0.1:{{port}}")
+async def connect():
+    return await engine.connect()
+async def change(c, sql):
+    await c.exec_driver_sql(sql)
+async def ask(c, sql):
+    return (await c.exec_driver_sql(sql)).fetchall()
+async def fetch(c, sql):
+    async with c.stream(sqlalchemy.text(sql)) as rows:
+        async for row in rows:
+            yield row
+"""
+
+
+def _engine(name: str = "pymysql", arguments: str = "{}", more: str = "") -> str:
+    return _ENGINE.format(name=name, arguments=arguments) + more
+
+
+DRIVERS = {
+    "PyMySQL": _PYMYSQL,
+    "SQLAlchemy, PyMySQL": Driver(_engine()),
+    "SQLAlchemy, mysql-connector": Driver(_engine("mysqlconnector", "{'use_pure': True}")),
+    "SQLAlchemy, mysql-connector in C": Driver(_engine("mysqlconnector", "{'use_pure': False}")),
+    MYSQLCLIENT: Driver(_engine("mysqldb"), unread=False),
+    "SQLAlchemy, asyncmy": Driver(_ASYNC.format(name="asyncmy"), asynchronous=True),
+    "SQLAlchemy, aiomysql": Driver(_ASYNC.format(name="aiomysql"), asynchronous=True),
+    "pandas": Driver(
+        _engine(
+            more="""
+import pandas
+def ask(c, sql):
+    return pandas.read_sql(sqlalchemy.text(sql), c)
+def fetch(c, sql):
+    return pandas.read_sql(sqlalchemy.text(sql), c.execution_options(stream_results=True), chunksize=1)
+"""
+        )
+    ),
+    "polars": Driver(
+        _engine(
+            more="""
+import polars
+def ask(c, sql):
+    return polars.read_database(sql, c)
+def fetch(c, sql):
+    return polars.read_database(sql, c.execution_options(stream_results=True), iter_batches=True, batch_size=1)
+"""
+        )
+    ),
+    "jupysql": Driver(
+        """
+%reload_ext sql
+%config SqlMagic.autocommit = False
+%config SqlMagic.feedback = 0
+%config SqlMagic.displaycon = False
+def connect():
+    global engine
+    engine = sqlalchemy.create_engine(f"mysql+pymysql://root@127.0.0.1:{port}")
+    get_ipython().run_line_magic("sql", "engine")
+def ask(c, sql):
+    return get_ipython().run_line_magic("sql", sql)
+def fetch(c, sql):
+    return list(ask(c, sql))
+change = ask
+""",
+        streams=False,
+        threads=False,
+    ),
+}
+_BEGIN = """import mysql.connector  # after pyarrow there is no room for its C library on some machines
+import asyncio, pathlib, pymysql, sqlalchemy, time
+from concurrent.futures import ThreadPoolExecutor
+%load_ext tidb_magic"""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What became of a cell: the seconds until its prompt was back, and what was wrong."""
+
+    driver: str
+    situation: str
+    way: str
+    seconds: float
+    wrong: tuple[str, ...]
+
+
+def _cell(situation: str, *, asynchronous: bool) -> str:
+    """Return the code that waits."""
+    wait = "await " if asynchronous else ""
+    if situation in ("fetching", "processing rows"):
+        work = f"; {wait}{'asyncio' if asynchronous else 'time'}.sleep(300)" if situation == "processing rows" else ""
+        return f"{'async ' * asynchronous}for row in fetch(c, {_ROWS!r}):\n    fetched.touch(){work}"
+    if situation != "threads":
+        return f"{wait}ask(c, {_WAITS!r})"
+    if asynchronous:
+        return f"await asyncio.gather(ask(c, {_WAITS!r}), ask(d, {_WAITS!r}))"
+    return f"with ThreadPoolExecutor(2) as pool:\n    list(pool.map(ask, [c, d], [{_WAITS!r}] * 2))"
+
+
+class Matrix:
+    """Runs cells on a playground, by one way to it."""
+
+    def __init__(self, playground: Playground, kernel: Kernel, way: str, folder: Path) -> None:
+        self.playground, self.kernel, self.way = playground, kernel, way
+        self.fetched = folder / "fetched"
+        self.hands = [connect(playground, instance) for instance in range(playground.options.instances)]
+
+    @contextmanager
+    def port(self) -> Iterator[int]:
+        """Give the port that the cells connect to."""
+        ports = [self.playground.port(instance) for instance in range(len(self.hands))]
+        if self.way == "direct":
+            yield ports[INSTANCE]
+        elif self.way == "the tool elsewhere":
+            with Balancer([ports[INSTANCE], *[ports[0]] * 1000]) as balancer:
+                yield balancer.port
+        else:
+            with (Balancer if self.way == "balancer" else HAProxy)(ports) as balancer:
+                yield balancer.port
+
+    def running(self) -> set[tuple[int, int]]:
+        """Return instance and ID of the sessions that run statements of cells."""
+        return self.sessions(_RUNNING)
+
+    def sessions(self, sql: str) -> set[tuple[int, int]]:
+        """Return instance and ID of what a statement lists on each instance."""
+        return {(instance, row[0]) for instance, hand in enumerate(self.hands) for row in query(hand, sql)}
+
+    def run(self, code: str) -> None:
+        """Run a cell that must print nothing."""
+        if outputs := self.kernel.run(code):
+            raise RuntimeError(f"{self.way}: {text(outputs)}")
+
+    def interrupt(self, name: str, situation: str) -> Cell:
+        """Interrupt one cell of a driver."""
+        driver, seen = DRIVERS[name], set[tuple[int, int]]()
+        wait, number = "await " if driver.asynchronous else "", 2 if situation == "threads" else 1
+        self.fetched.unlink(missing_ok=True)
+        with self.port() as port:
+            self.run(f"port, fetched = {port}, pathlib.Path({str(self.fetched)!r})\n{driver.code}")
+            self.run("; ".join(f"{one} = {wait}connect()" for one in "cd"[:number]))
+            if situation == "transaction":
+                self.run(f"_ = {wait}change(c, {_CHANGE!r})")
+
+            def when() -> None:
+                nonlocal seen
+                seen = eventually(lambda: len(found := self.running()) == number and found)
+                if driver.streams and situation in ("fetching", "processing rows"):
+                    eventually(self.fetched.exists)
+
+            stopped = self.kernel.stop(_cell(situation, asynchronous=driver.asynchronous), when)
+            wrong = tuple(self._wrong(stopped, seen, locked=situation == "transaction"))
+        for instance, session in self.running():
+            query(self.hands[instance], f"KILL TIDB CONNECTION {session}")
+        eventually(lambda: not self.running())
+        return Cell(name, situation, self.way, stopped.seconds, wrong)
+
+    def _wrong(self, stopped: Stopped, seen: set[tuple[int, int]], *, locked: bool) -> Iterator[str]:
+        if left := self.running():
+            yield f"{left} still run"
+        lines = stopped.printed.splitlines()
+        proven = [
+            number
+            for _, number in seen
+            if any(f"statement on connection {number} (" in line and "was ended (" in line for line in lines)
+        ]
+        if len(proven) < len(seen) or len(lines) > len(seen):
+            yield f"of {seen} it says: {stopped.printed!r}"
+        if stopped.presses > 1:
+            yield f"Stop was pressed {stopped.presses} times"
+        if locked:
+            try:
+                query(self.hands[0], _FREE)
+            except pymysql.Error as error:
+                yield f"its lock is held: {error}"
+
+
+def drivers() -> list[str]:
+    """Return the names of the drivers that are installed."""
+    return [name for name in DRIVERS if name != MYSQLCLIENT or find_spec("MySQLdb")]
+
+
+def _possible(driver: Driver, situation: str) -> bool:
+    if situation == "processing rows":
+        return driver.streams and driver.unread
+    return driver.threads or situation != "threads"
+
+
+def matrix(playground: Playground, way: str, names: Sequence[str]) -> Iterator[Cell]:
+    """Interrupt cells of these drivers in each situation, beside many sessions of others."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory()))
+        others = stack.enter_context(crowd(playground, OTHERS))
+        one = Matrix(playground, stack.enter_context(running_kernel()), way, folder)
+        query(one.hands[0], "CREATE TABLE IF NOT EXISTS test.cells (n INT)")
+        query(one.hands[0], "REPLACE INTO test.cells VALUES (1)")
+        one.run(_BEGIN)
+        for name in names:
+            for situation in SITUATIONS:
+                if _possible(DRIVERS[name], situation):
+                    yield one.interrupt(name, situation)
+        there = one.sessions(_LISTED)
+        if hit := [other.id for other in others if (other.instance, other.id) not in there]:
+            raise RuntimeError(f"Sessions of others were hit: {hit}")
+
+
+def main() -> None:
+    """Print each cell with which something was wrong, and a line for each way."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.stop_matrix", description="Stop, for each driver.")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, help="to the cluster (default: all)")
+    parser.add_argument("--drivers", nargs="+", choices=drivers(), default=drivers(), help="(default: all)")
+    parser.add_argument("--no-global-kill", action="store_true", help="switch global kill off")
+    options = parser.parse_args()
+    with Playground(instances=3, global_kill=not options.no_global_kill) as playground:
+        for way in options.ways:
+            seconds, failed = [], 0
+            for cell in matrix(playground, way, options.drivers):
+                seconds.append(cell.seconds)
+                if cell.wrong:
+                    failed += 1
+                    print(f"{cell.way}, {cell.driver}, {cell.situation}: {'; '.join(cell.wrong)}", flush=True)
+            print(
+                f"{way}: {len(seconds)} cells were interrupted, {failed} wrongly; the prompt was back after"
+                f" {statistics.median(seconds):.2f} s (median), {max(seconds):.2f} s (most)",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
