@@ -5,6 +5,7 @@ be free, and the sessions of others must all be there.
 """
 
 import argparse
+import re
 import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -26,8 +27,10 @@ MYSQLCLIENT = "SQLAlchemy, mysqlclient"  # installs only where the headers of th
 INSTANCE = 1  # of the cells, where a way leads to one
 WAYS = ("direct", "balancer", "HAProxy", "the tool elsewhere")
 SITUATIONS = ("first row", "fetching", "processing rows", "transaction", "threads")
+_ROWS_COME = ("fetching", "processing rows")
+_ENDED = re.compile(r"Interrupted: your statement on connection (\d+) \(.* was ended \(")
 _WAITS = "SELECT SLEEP(300), 'of a cell'"
-_ROWS = "SELECT SLEEP(0.005), 'of a cell' FROM INFORMATION_SCHEMA.COLUMNS AS a, INFORMATION_SCHEMA.COLUMNS AS b"
+_ROWS = "SELECT a.COLUMN_NAME, 'of a cell' FROM INFORMATION_SCHEMA.COLUMNS a, INFORMATION_SCHEMA.COLUMNS b"
 _CHANGE = "UPDATE test.cells SET n = n + 1"
 _FREE = "SELECT n FROM test.cells FOR UPDATE NOWAIT"
 _RUNNING = "SELECT ID FROM INFORMATION_SCHEMA.PROCESSLIST WHERE INFO LIKE CONCAT('%of a ', 'cell%')"
@@ -41,7 +44,6 @@ class Driver:
     code: str
     asynchronous: bool = False
     streams: bool = True  # rows come one by one
-    unread: bool = True  # it tells that more rows come
     threads: bool = True
 
 
@@ -92,9 +94,9 @@ def _engine(name: str = "pymysql", arguments: str = "{}", more: str = "") -> str
 DRIVERS = {
     "PyMySQL": _PYMYSQL,
     "SQLAlchemy, PyMySQL": Driver(_engine()),
-    "SQLAlchemy, mysql-connector": Driver(_engine("mysqlconnector", "{'use_pure': True}")),
-    "SQLAlchemy, mysql-connector in C": Driver(_engine("mysqlconnector", "{'use_pure': False}")),
-    MYSQLCLIENT: Driver(_engine("mysqldb"), unread=False),
+    "SQLAlchemy, mysql-connector": Driver(_engine("mysqlconnector", "{'use_pure': True}"), streams=False),
+    "SQLAlchemy, mysql-connector in C": Driver(_engine("mysqlconnector", "{'use_pure': False}"), streams=False),
+    MYSQLCLIENT: Driver(_engine("mysqldb", more="fetch = ask"), streams=False),
     "SQLAlchemy, asyncmy": Driver(_ASYNC.format(name="asyncmy"), asynchronous=True),
     "SQLAlchemy, aiomysql": Driver(_ASYNC.format(name="aiomysql"), asynchronous=True),
     "pandas": Driver(
@@ -159,7 +161,7 @@ class Cell:
 def _cell(situation: str, *, asynchronous: bool) -> str:
     """Return the code that waits."""
     wait = "await " if asynchronous else ""
-    if situation in ("fetching", "processing rows"):
+    if situation in _ROWS_COME:
         work = f"; {wait}{'asyncio' if asynchronous else 'time'}.sleep(300)" if situation == "processing rows" else ""
         return f"{'async ' * asynchronous}for row in fetch(c, {_ROWS!r}):\n    fetched.touch(){work}"
     if situation != "threads":
@@ -216,31 +218,28 @@ class Matrix:
 
             def when() -> None:
                 nonlocal seen
-                seen = eventually(lambda: len(found := self.running()) == number and found)
-                if driver.streams and situation in ("fetching", "processing rows"):
+                seen = eventually(lambda: len(found := self.sessions(_RUNNING + " AND TIME > 0")) == number and found)
+                if driver.streams and situation in _ROWS_COME:
                     eventually(self.fetched.exists)
 
             stopped = self.kernel.stop(_cell(situation, asynchronous=driver.asynchronous), when)
-            wrong = tuple(self._wrong(stopped, seen, locked=situation == "transaction"))
+            wrong = tuple(self._wrong(stopped, seen, situation))
         for instance, session in self.running():
             query(self.hands[instance], f"KILL TIDB CONNECTION {session}")
         eventually(lambda: not self.running())
         return Cell(name, situation, self.way, stopped.seconds, wrong)
 
-    def _wrong(self, stopped: Stopped, seen: set[tuple[int, int]], *, locked: bool) -> Iterator[str]:
+    def _wrong(self, stopped: Stopped, seen: set[tuple[int, int]], situation: str) -> Iterator[str]:
+        streams = situation in _ROWS_COME  # TiDB itself ends a statement whose rows it cannot send any more
         if left := self.running():
             yield f"{left} still run"
-        lines = stopped.printed.splitlines()
-        proven = [
-            number
-            for _, number in seen
-            if any(f"statement on connection {number} (" in line and "was ended (" in line for line in lines)
-        ]
-        if len(proven) < len(seen) or len(lines) > len(seen):
+        lines = [line for line in stopped.printed.splitlines() if line.startswith("Interrupted:")]
+        proven = {int(found[1]) for line in lines if (found := _ENDED.match(line))}
+        if len(lines) != len(proven) or not (proven == {number for _, number in seen} or (streams and not lines)):
             yield f"of {seen} it says: {stopped.printed!r}"
         if stopped.presses > 1:
             yield f"Stop was pressed {stopped.presses} times"
-        if locked:
+        if situation == "transaction":
             try:
                 query(self.hands[0], _FREE)
             except pymysql.Error as error:
@@ -254,7 +253,7 @@ def drivers() -> list[str]:
 
 def _possible(driver: Driver, situation: str) -> bool:
     if situation == "processing rows":
-        return driver.streams and driver.unread
+        return driver.streams
     return driver.threads or situation != "threads"
 
 

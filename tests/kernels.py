@@ -1,6 +1,5 @@
 """A real kernel with one front end, whose Stop button can be pressed."""
 
-import os
 import queue
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,6 +8,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from IPython.paths import get_ipython_dir
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager, start_new_kernel
 
@@ -73,12 +73,13 @@ class Kernel:
 @contextmanager
 def running_kernel() -> Iterator[Kernel]:
     manager, client = start_new_kernel()
+    number = getattr(manager.provisioner, "pid", 0)
     try:
         yield Kernel(manager, client)
     finally:
         client.stop_channels()
         manager.shutdown_kernel(now=True)
-        for record in Path(os.environ["IPYTHONDIR"]).glob("*/pid/tidb_magic-*"):
+        for record in Path(get_ipython_dir()).glob(f"*/pid/tidb_magic-{number}-*.json"):
             record.unlink()  # the next kernel would tell that this one was ended by force
 
 

@@ -1,5 +1,6 @@
 """The Stop button and Ctrl-C: what an interrupted cell or script leaves running in the cluster is ended."""
 
+import math
 import os
 import signal
 import socket
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from tidb_magic.api import Cluster
 
 _AGAIN = 0.3  # seconds between two looks at what an interrupted cell has left running
+_NOTICED = 0.1  # seconds in which Python notices an interrupt, unless it waits in C
 PATIENCE = 1.5  # seconds after which the prompt comes back
 _SEARCH = 10.0  # seconds for which a session is searched for while not every instance answers
 _REASON = "cell interrupted"
@@ -58,6 +60,7 @@ class Stop:
         self._used: list[ClientSession] = []  # in use by the cell when it was interrupted
         self._unread: list[ClientSession] = []  # had rows to send before the cell began
         self._over = threading.Event()  # the cell has ended
+        self._ending = threading.Lock()  # held while a statement is ended that a thread waits for
         self._others: set[threading.Thread] = set()  # threads that were there before the cell
         self._before: Any = None  # how SIGINT was handled
         self._wakes: socket.socket | None = None  # is written to when a signal arrives, also while the cell waits in C
@@ -156,10 +159,14 @@ class Stop:
     def _note(self, number: int, frame: FrameType | None) -> None:
         """Note that the cell is interrupted: a library may catch the exception, or wait for its threads."""
         __tracebackhide__ = True  # the traceback of the cell ends where the cell was
-        if not self._interrupted:
-            self._interrupted, self._due = True, Deadline(self._patience)
-        self._used += CLIENT_SESSIONS.used_by({threading.get_ident()})
-        self._used += [one for one in CLIENT_SESSIONS.unread() if one not in [*self._used, *self._unread]]
+        used = CLIENT_SESSIONS.used_by({threading.get_ident()})
+        used += [one for one in CLIENT_SESSIONS.unread() if one not in [*used, *self._unread]]
+        again, self._interrupted = self._interrupted, True
+        if not again:
+            self._due = Deadline(self._patience)
+            self._used = [one for one in used if one.drop()]
+            if (others := [one for one in used if one not in self._used]) and self._mode() == "end":
+                self._wait(others, self._due)
         self._before(number, frame)
 
     def _watch(self, reads: socket.socket) -> None:
@@ -177,21 +184,26 @@ class Stop:
     def _end_in_threads(self, over: threading.Event, others: set[threading.Thread]) -> None:
         """End the statements of threads that the cell started, until it has ended: it waits for them.
 
-        Also the statement of the cell itself, until it has noticed the signal.
+        Also the statement of the cell itself, until it has noticed the signal; and after that if it is older than the
+        interrupt: some drivers read all rows of a cursor when it is closed.
         """
-        while not over.wait(_AGAIN):
+        began, wait = time.monotonic(), _NOTICED
+        while not over.wait(wait):
+            wait = _AGAIN
             threads = {thread.ident for thread in threading.enumerate() if thread not in others}
-            if not self._interrupted:
-                threads.add(threading.main_thread().ident)
-            for ones in _by_address(CLIENT_SESSIONS.used_by(threads)):
-                self._end(ones, query=True)
+            main = CLIENT_SESSIONS.used_by({threading.main_thread().ident})
+            with self._ending:
+                for ones in _by_address(CLIENT_SESSIONS.used_by(threads) + ([] if self._interrupted else main)):
+                    self._end(ones, query=True)
+                for ones in _by_address([one for one in main if self._interrupted and one in self._used]):
+                    self._end(ones, query=True, began=began)
 
     def ends(self, error: BaseException | None) -> None:
         """End what the cell has left, which ends now: with this error, or without one."""
         self._over.set()
         self._let_go()
         left = CLIENT_SESSIONS.left(self._used)
-        if (self._interrupted or _is_interrupt(error)) and left and self._mode() != "off":
+        if (self._interrupted or _is_interrupt(error)) and self._mode() != "off":
             self._wait(left, self._due if self._interrupted else Deadline(self._patience))
         self._interrupted = False
         self._limited = False
@@ -224,11 +236,15 @@ class Stop:
         ]
         for thread in threads:
             thread.start()
+        late = True
         try:
             for thread in threads:
                 thread.join(due.left)
+            if self._ending.acquire(timeout=due.left):
+                self._ending.release()
+                late = any(thread.is_alive() for thread in threads)
         finally:  # also after another Stop
-            if any(thread.is_alive() for thread in threads):
+            if late:
                 self._said.append(self._late)
             self._print()
 
@@ -257,15 +273,18 @@ class Stop:
             threading.Thread(target=run, name="tidb_magic-stop-connect", daemon=True).start()
         return self._clusters[key]
 
-    def _end(self, sessions: list[ClientSession], *, query: bool = False) -> None:
-        """End the sessions that run a statement, of one user at one address, or only these; say what became of each."""
+    def _end(self, sessions: list[ClientSession], *, query: bool = False, began: float = math.inf) -> None:
+        """End the sessions that run a statement, of one user at one address, or only these; say what became of each.
+
+        Only if the statement began before that moment.
+        """
         try:
-            self._said += self._ended(self._open(sessions[0]).result(), sessions, query=query)
+            self._said += self._ended(self._open(sessions[0]).result(), sessions, query=query, began=began)
         except Exception as error:  # noqa: BLE001 (exceptions of a thread are not displayed)
             ids = ", ".join(str(one.id) for one in sessions)
             self._said.append(f"Interrupted: your statement on connection {ids} may still run. {error}")
 
-    def _ended(self, cluster: "Cluster", sessions: list[ClientSession], *, query: bool) -> list[str]:
+    def _ended(self, cluster: "Cluster", sessions: list[ClientSession], *, query: bool, began: float) -> list[str]:
         # An ID alone can be another session's by now.
         ours = {(one.id, one.host, one.settings.user) for one in sessions}
         ids, due = ", ".join(str(number) for number, *_ in ours), Deadline(_SEARCH)
@@ -276,7 +295,8 @@ class Stop:
             if known or due.passed:
                 break
             time.sleep(_AGAIN)
-        rows = listed[[key in ours and runs for key, runs in zip(keys, listed["INFO"].notna(), strict=True)]]
+        runs = listed["INFO"].notna() & (listed["TIME"] >= time.monotonic() - began)
+        rows = listed[[key in ours and one for key, one in zip(keys, runs, strict=True)]]
         if not len(rows):
             if known:
                 return []  # they have ended
@@ -294,7 +314,7 @@ class Stop:
         whom = rows if query else rows[["ID", "INSTANCE", "USER", "HOST"]]
         report = cluster.kill(whom, query=query, reason=_REASON, max_victims=len(rows))
         ends = [_outcome(row, query=query) for _, row in report.iterrows()]
-        return [f"{one}; {end} {ran}" for one, end, ran in zip(what, ends, spent, strict=True)]
+        return [f"{one}; {end} {ran}" for one, end, ran in zip(what, ends, spent, strict=True) if end]
 
 
 @contextmanager
@@ -329,7 +349,9 @@ def stop_on_interrupt() -> Iterator[None]:
 
 
 def _outcome(row: "pd.Series", *, query: bool) -> str:
-    """Return what became of a statement or its session, by its row of a KillReport."""
+    """Return what became of a statement or its session, by its row of a KillReport; nothing if it ended by itself."""
+    if row["OUTCOME"] == "already gone":
+        return ""
     if row["OUTCOME"] not in ("killed", "interrupted"):
         return f"{row['OUTCOME']}: {row['REASON']}. To try again: %tidb_kill {row['ID']}."
     if query:  # its session can end as well: SQLAlchemy closes a connection that was interrupted

@@ -48,6 +48,19 @@ class ClientSession:
         driver = self.driver()
         return driver is None or not getattr(driver, "open", True)  # of other drivers SQLAlchemy tells
 
+    def drop(self) -> bool:
+        """Close the client side as PyMySQL does at KeyboardInterrupt while it reads; tell whether that is possible.
+
+        Else a driver reads all rows that are still to come when it is interrupted, or when its cursor is closed.
+        """
+        driver = self.driver()
+        if not hasattr(driver, "_force_close"):
+            return False
+        if _unread(driver):
+            driver._result.unbuffered_active = False  # noqa: SLF001 (PyMySQL has no call for it)
+            driver._force_close()  # noqa: SLF001
+        return True
+
 
 class ClientSessions:
     """Notes each connection to a TiDB cluster until it is closed.
@@ -238,12 +251,13 @@ def _is_tidb(version: str | bytes) -> bool:
 
 
 def _in_use(threads: Collection[int | None]) -> set[int]:
-    """Return the identities of the objects whose methods run now in these threads."""
+    """Return the identities of the objects whose methods run now in these threads, and of cursors' connections."""
     found = set()
     for thread, frame in sys._current_frames().items():  # noqa: SLF001 (the only way)
         above: FrameType | None = frame if thread in threads else None
         while above is not None:
-            found.add(id(above.f_locals.get("self")))
+            one = above.f_locals.get("self")
+            found |= {id(one), id(getattr(one, "__dict__", {}).get("connection"))}
             above = above.f_back
     return found
 
