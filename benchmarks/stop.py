@@ -7,19 +7,26 @@ back within 2 seconds, and the sessions of others must all be there.
 import argparse
 import random
 import statistics
+import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
+
+import pymysql
 
 from benchmarks.crowd import connect, crowd, query
 from benchmarks.on_fire import HEAVY, on_fire
+from benchmarks.ratio import HEADER, Ratio, timed
+from tests.clients import eventually
 from tests.kernels import Stopped, running_kernel, text
 from tidb_magic.playground import Playground
 
 OTHERS = 200
 DRIVERS = ("pymysql", "mysqlconnector", "asyncmy")
 _PROMPT = 2.0  # seconds
+_MOST = 1.5  # times as long as by hand
 _LATEST = 1.0  # seconds after which a cell is interrupted
 _LEFT = 30.0  # seconds in which a statement must have ended
 _STATEMENTS = ("SELECT /* of a cell */ SLEEP(300)", HEAVY.replace("on fire", "of a cell"))
@@ -98,14 +105,59 @@ def interrupt(times: int, *, statements: int = 0, loops: int = 0, seed: int = 0)
     return counted
 
 
+def compare(rounds: int, *, statements: int, loops: int) -> Ratio:
+    """Time Stop beside the same by hand: find the statement in the cluster's list, KILL, look until it is gone."""
+    stopping, killing = list[float](), list[float]()
+    with ExitStack() as stack:
+        playground = stack.enter_context(Playground(instances=3))
+        hand, owner = (stack.enter_context(connect(playground, instance)) for instance in (0, 1))
+        stack.enter_context(on_fire(playground, statements, loops))
+        kernel = stack.enter_context(running_kernel())
+        urls = {"pymysql": f"mysql+pymysql://root@127.0.0.1:{playground.port(1)}"}
+        kernel.run(_SETUP.format(urls=urls, statements=_STATEMENTS))
+        for _ in range(rounds):
+            cell = _CELL.format(driver="pymysql", number=1)
+            stopped = kernel.stop(cell, lambda: eventually(lambda: query(owner, _RUNNING + " AND TIME > 0")))
+            stopping.append(stopped.seconds + timed(lambda: eventually(lambda: not query(owner, _RUNNING))))
+            with connect(playground, 1) as driver:
+                runs = threading.Thread(target=_run, args=(driver,))
+                runs.start()
+                eventually(lambda: query(owner, _RUNNING + " AND TIME > 0"))
+                killing.append(timed(lambda: _by_hand(hand)))
+                runs.join()
+    return Ratio("Stop", "by hand", statistics.median(stopping), statistics.median(killing), _MOST)
+
+
+def _run(driver: Any) -> None:
+    with suppress(pymysql.Error):
+        query(driver, _STATEMENTS[1])
+
+
+def _by_hand(hand: Any) -> None:
+    """Kill the session of the statement, and look until it is gone; a list that TiDB gives up is asked for again."""
+    listed = _RUNNING.replace("PROCESSLIST", "CLUSTER_PROCESSLIST")
+    killed = None
+    while True:
+        with suppress(pymysql.Error):
+            found = query(hand, listed)
+            if killed and not found:
+                return
+            if found and not killed:
+                killed = query(hand, f"KILL TIDB CONNECTION {found[0][1]}") or True
+
+
 def main() -> None:
     """Print what was counted."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.stop", description=__doc__)
     parser.add_argument("--times", type=int, default=300, help="cells (default: 300)")
     parser.add_argument("--statements", type=int, default=12, help="heavy ones that run beside (default: 12)")
     parser.add_argument("--loops", type=int, default=4, help="busy loops beside them (default: 4)")
+    parser.add_argument("--by-hand", type=int, default=0, metavar="ROUNDS", help="compare with a kill by hand instead")
     parser.add_argument("--seed", type=int, default=0, help="of the random moments (default: 0)")
     options = parser.parse_args()
+    if options.by_hand:
+        print(HEADER, compare(options.by_hand, statements=options.statements, loops=options.loops).line, sep="\n")
+        return
     counted = interrupt(options.times, statements=options.statements, loops=options.loops, seed=options.seed)
     print(counted.line, *counted.left, sep="\n")
 

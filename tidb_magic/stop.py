@@ -1,6 +1,5 @@
 """The Stop button and Ctrl-C: what an interrupted cell or script leaves running in the cluster is ended."""
 
-import math
 import os
 import signal
 import socket
@@ -163,10 +162,11 @@ class Stop:
         used += [one for one in CLIENT_SESSIONS.unread() if one not in [*used, *self._unread]]
         again, self._interrupted = self._interrupted, True
         if not again:
-            self._due = Deadline(self._patience)
-            self._used = [one for one in used if one.drop()]
-            if (others := [one for one in used if one not in self._used]) and self._mode() == "end":
-                self._wait(others, self._due)
+            self._used, self._due = used, Deadline(self._patience)
+            if self._mode() == "end":
+                self._used = [one for one in used if one.drop()]
+                if others := [one for one in used if one not in self._used]:
+                    self._wait(others, self._due)
         self._before(number, frame)
 
     def _watch(self, reads: socket.socket) -> None:
@@ -184,19 +184,17 @@ class Stop:
     def _end_in_threads(self, over: threading.Event, others: set[threading.Thread]) -> None:
         """End the statements of threads that the cell started, until it has ended: it waits for them.
 
-        Also the statement of the cell itself, until it has noticed the signal; and after that if it is older than the
-        interrupt: some drivers read all rows of a cursor when it is closed.
+        Also the statement of the cell itself, until it has noticed the signal.
         """
-        began, wait = time.monotonic(), _NOTICED
+        wait = _NOTICED
         while not over.wait(wait):
             wait = _AGAIN
             threads = {thread.ident for thread in threading.enumerate() if thread not in others}
-            main = CLIENT_SESSIONS.used_by({threading.main_thread().ident})
+            if not self._interrupted:
+                threads.add(threading.main_thread().ident)
             with self._ending:
-                for ones in _by_address(CLIENT_SESSIONS.used_by(threads) + ([] if self._interrupted else main)):
+                for ones in _by_address(CLIENT_SESSIONS.used_by(threads)):
                     self._end(ones, query=True)
-                for ones in _by_address([one for one in main if self._interrupted and one in self._used]):
-                    self._end(ones, query=True, began=began)
 
     def ends(self, error: BaseException | None) -> None:
         """End what the cell has left, which ends now: with this error, or without one."""
@@ -273,18 +271,15 @@ class Stop:
             threading.Thread(target=run, name="tidb_magic-stop-connect", daemon=True).start()
         return self._clusters[key]
 
-    def _end(self, sessions: list[ClientSession], *, query: bool = False, began: float = math.inf) -> None:
-        """End the sessions that run a statement, of one user at one address, or only these; say what became of each.
-
-        Only if the statement began before that moment.
-        """
+    def _end(self, sessions: list[ClientSession], *, query: bool = False) -> None:
+        """End the sessions that run a statement, of one user at one address, or only these; say what became of each."""
         try:
-            self._said += self._ended(self._open(sessions[0]).result(), sessions, query=query, began=began)
+            self._said += self._ended(self._open(sessions[0]).result(), sessions, query=query)
         except Exception as error:  # noqa: BLE001 (exceptions of a thread are not displayed)
             ids = ", ".join(str(one.id) for one in sessions)
             self._said.append(f"Interrupted: your statement on connection {ids} may still run. {error}")
 
-    def _ended(self, cluster: "Cluster", sessions: list[ClientSession], *, query: bool, began: float) -> list[str]:
+    def _ended(self, cluster: "Cluster", sessions: list[ClientSession], *, query: bool) -> list[str]:
         # An ID alone can be another session's by now.
         ours = {(one.id, one.host, one.settings.user) for one in sessions}
         ids, due = ", ".join(str(number) for number, *_ in ours), Deadline(_SEARCH)
@@ -295,8 +290,7 @@ class Stop:
             if known or due.passed:
                 break
             time.sleep(_AGAIN)
-        runs = listed["INFO"].notna() & (listed["TIME"] >= time.monotonic() - began)
-        rows = listed[[key in ours and one for key, one in zip(keys, runs, strict=True)]]
+        rows = listed[[key in ours and runs for key, runs in zip(keys, listed["INFO"].notna(), strict=True)]]
         if not len(rows):
             if known:
                 return []  # they have ended

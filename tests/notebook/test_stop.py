@@ -30,6 +30,7 @@ from tidb_magic.queries import query
 from tidb_magic.sessions.filters import Filters
 
 STATEMENT = "SELECT SUM(SLEEP(0.05)), 'of a cell' FROM test.numbers"  # jupysql leaves comments out
+ROWS = "SELECT a.COLUMN_NAME, 'of a cell' FROM INFORMATION_SCHEMA.COLUMNS AS a, INFORMATION_SCHEMA.COLUMNS AS b"
 CHANGE = "UPDATE test.numbers SET n = 100044 WHERE n = 44"
 LINE = re.compile(
     r"Interrupted: your statement on connection (\d+) \((\S+)\) was still running; its session was ended"
@@ -232,6 +233,30 @@ def test_a_driver_that_waits_in_c_is_interrupted_by_the_end_of_its_statement(pla
         assert re.fullmatch(line, printed.strip()), printed
         assert notebook.running() == []
         assert "[(1,)]" in text(kernel.run("c.rollback(); c.exec_driver_sql('SELECT 1').fetchall()"))
+
+
+@pytest.mark.parametrize(
+    ("made", "cell"),
+    [
+        (
+            "db = pymysql.connect(**where, cursorclass=pymysql.cursors.SSCursor); c = db.cursor()\nimport time",
+            "c.execute(ROWS)\nfor row in c: time.sleep(300)",
+        ),
+        (IN_C, "c.exec_driver_sql(ROWS).fetchall()"),
+    ],
+    ids=["PyMySQL, while the cell works with them", "mysql-connector in C, while they are read"],
+)
+def test_the_rows_of_a_statement_are_not_all_read_when_its_cell_is_interrupted(
+    playground: Playground, made: str, cell: str
+) -> None:
+    """As these drivers would, when their cursor is closed or they are interrupted."""
+    with running_kernel() as kernel:
+        kernel.run("import mysql.connector")
+        notebook = Notebook(kernel, playground)
+        notebook.ready(playground.port(1), f"%load_ext tidb_magic\nROWS = {ROWS!r}", made)
+        stopped = kernel.stop(cell, lambda: eventually(notebook.running))
+        assert stopped.presses == 1
+        assert notebook.running() == []
 
 
 def test_through_a_balancer_the_right_one_is_ended(notebook: Notebook, playground: Playground) -> None:
