@@ -32,7 +32,7 @@ _LEFT = 30.0  # seconds in which a statement must have ended
 _STATEMENTS = ("SELECT /* of a cell */ SLEEP(300)", HEAVY.replace("on fire", "of a cell"))
 _RUNNING = "SELECT * FROM INFORMATION_SCHEMA.PROCESSLIST WHERE INFO LIKE CONCAT('%/* of a ', 'cell */%')"
 _SETUP = """%load_ext tidb_magic
-import sqlalchemy
+import pandas, sqlalchemy
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 engines = {{
@@ -50,28 +50,35 @@ _ASYNC_CELL = """async with engines[{driver!r}].connect() as c:
 class Counted:
     """What became of the cells."""
 
-    prompts: list[float] = field(default_factory=list)  # seconds from Stop until the prompt
+    prompts: dict[str, list[float]] = field(default_factory=dict)  # seconds from Stop until the prompt, by driver
     ended: int = 0  # cells whose statement was ended
     again: int = 0  # cells in which Stop was pressed twice
     left: list[str] = field(default_factory=list)  # statements that ran on, with what was printed
     gone: int = 0  # sessions of others that were hit
 
-    def add(self, stopped: Stopped) -> None:
+    def add(self, driver: str, stopped: Stopped) -> None:
         """Count one cell."""
-        self.prompts.append(stopped.seconds)
+        self.prompts.setdefault(driver, []).append(stopped.seconds)
         self.ended += "Interrupted: your statement" in stopped.printed
         self.again += stopped.presses > 1
 
     @property
-    def line(self) -> str:
-        """All in one line."""
-        late = sum(one > _PROMPT for one in self.prompts)
-        return (
-            f"{len(self.prompts)} cells were interrupted, {self.ended} with a statement to end; {len(self.left)}"
-            f" statements were left, {self.gone} sessions of others were hit; the prompt was back after"
-            f" {statistics.median(self.prompts):.2f} s (median), {max(self.prompts):.2f} s (most), {late} times after"
-            f" more than {_PROMPT:.0f} s; Stop was pressed twice in {self.again} cells."
+    def lines(self) -> list[str]:
+        """What became of all, and a line for each driver."""
+        cells = sum(map(len, self.prompts.values()))
+        what = (
+            f"{cells} cells were interrupted, {self.ended} with a statement to end; {len(self.left)} statements were"
+            f" left, {self.gone} sessions of others were hit; Stop was pressed twice in {self.again} cells."
         )
+        return [what, *(_prompts(driver, prompts) for driver, prompts in self.prompts.items()), *self.left]
+
+
+def _prompts(driver: str, prompts: list[float]) -> str:
+    late = sum(one > _PROMPT for one in prompts)
+    return (
+        f"{driver}: the prompt was back after {statistics.median(prompts):.2f} s (median), {max(prompts):.2f} s (most),"
+        f" {late} of {len(prompts)} times after more than {_PROMPT:.0f} s"
+    )
 
 
 def interrupt(times: int, *, statements: int = 0, loops: int = 0, seed: int = 0) -> Counted:
@@ -91,7 +98,7 @@ def interrupt(times: int, *, statements: int = 0, loops: int = 0, seed: int = 0)
             driver = DRIVERS[number % len(DRIVERS)]
             cell = (_ASYNC_CELL if driver == "asyncmy" else _CELL).format(driver=driver, number=chance.randrange(2))
             stopped = kernel.stop(cell, partial(time.sleep, chance.uniform(0, _LATEST)))
-            counted.add(stopped)
+            counted.add(driver, stopped)
             give_up = time.monotonic() + _LEFT
             while left := [row for hand in hands for row in query(hand, _RUNNING)]:
                 if time.monotonic() > give_up:
@@ -159,7 +166,7 @@ def main() -> None:
         print(HEADER, compare(options.by_hand, statements=options.statements, loops=options.loops).line, sep="\n")
         return
     counted = interrupt(options.times, statements=options.statements, loops=options.loops, seed=options.seed)
-    print(counted.line, *counted.left, sep="\n")
+    print(*counted.lines, sep="\n")
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ class Balancer:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         self._sockets: list[socket.socket] = [self._listener]
+        self.passed: list[bytes] = []  # what clients sent
         threading.Thread(target=self._accept, daemon=True).start()
 
     def url(self, user: str = "root") -> str:
@@ -45,8 +46,8 @@ class Balancer:
                     client.close()
                     continue
                 self._sockets += [client, server]
-                for source, target in ((client, server), (server, client)):
-                    threading.Thread(target=_pump, args=(source, target), daemon=True).start()
+                for source, target, passed in ((client, server, self.passed), (server, client, None)):
+                    threading.Thread(target=_pump, args=(source, target, passed), daemon=True).start()
 
     def __enter__(self) -> Self:
         return self
@@ -92,9 +93,11 @@ class HAProxy:
         self._folder.cleanup()
 
 
-def _pump(source: socket.socket, target: socket.socket) -> None:
+def _pump(source: socket.socket, target: socket.socket, passed: list[bytes] | None) -> None:
     with suppress(OSError):
         while data := source.recv(65536):
+            if passed is not None:
+                passed.append(data)
             target.sendall(data)
     with suppress(OSError):
         target.shutdown(socket.SHUT_WR)

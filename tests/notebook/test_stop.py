@@ -259,6 +259,26 @@ def test_the_rows_of_a_statement_are_not_all_read_when_its_cell_is_interrupted(
         assert notebook.running() == []
 
 
+def test_nothing_is_sent_when_a_cell_is_interrupted_that_runs_no_sql(
+    notebook: Notebook, playground: Playground, tmp_path: Path
+) -> None:
+    began = tmp_path / "began"
+    with Balancer([playground.port(1)]) as balancer:
+        notebook.ready(
+            balancer.port,
+            "%load_ext tidb_magic",
+            "import pathlib, time",
+            "db = pymysql.connect(**where)",
+            "magics = get_ipython().magics_manager.registry['TidbMagics']",
+            "for one in magics.stopping._clusters.values(): _ = one.result()",
+        )
+        sent = len(balancer.passed)
+        assert sent
+        cell = f"pathlib.Path({str(began)!r}).touch(); time.sleep(300)"
+        assert notebook.kernel.stop(cell, lambda: eventually(began.exists)).printed == ""
+        assert len(balancer.passed) == sent
+
+
 def test_through_a_balancer_the_right_one_is_ended(notebook: Notebook, playground: Playground) -> None:
     with Balancer([playground.port(instance) for instance in range(3)]) as balancer:
         notebook.ready(balancer.port, "%load_ext tidb_magic")
