@@ -139,7 +139,9 @@ class Stop:
     # -- cells -------------------------------------------------------------------------------------------------
 
     def begins(self, _info: object = None) -> None:
-        """Follow what a cell does, which begins now."""
+        """Follow what a cell does, which begins when no KILL for the one before it is on its way."""
+        if self._ending.acquire(timeout=_SEARCH):
+            self._ending.release()
         self._print()
         self._interrupted, self._used, self._unread = False, [], CLIENT_SESSIONS.unread()
         self._over, self._others = threading.Event(), set(threading.enumerate())
@@ -202,7 +204,8 @@ class Stop:
         self._let_go()
         left = CLIENT_SESSIONS.left(self._used)
         if (self._interrupted or _is_interrupt(error)) and self._mode() != "off":
-            self._wait(left, self._due if self._interrupted else Deadline(self._patience))
+            with suppress(KeyboardInterrupt):  # another Stop: nothing is waited for any more
+                self._wait(left, self._due if self._interrupted else Deadline(self._patience))
         self._interrupted = False
         self._limited = False
         self._print()
@@ -304,8 +307,9 @@ class Stop:
         if self._mode() == "ask":
             ends = [f"{ran} To end it: %tidb_kill {number}" for ran, number in zip(spent, rows["ID"], strict=True)]
             return [". ".join(pair) for pair in zip(what, ends, strict=True)]
-        # A client that is gone waits for nothing, whatever its session runs: then the statement is not compared.
-        whom = rows if query else rows[["ID", "INSTANCE", "USER", "HOST"]]
+        # Whatever these sessions run belongs to the cell: the next one begins later. So the statement is not compared,
+        # which takes a second where it has just begun.
+        whom = rows[["ID", "INSTANCE", "USER", "HOST"]]
         report = cluster.kill(whom, query=query, reason=_REASON, max_victims=len(rows))
         ends = [_outcome(row, query=query) for _, row in report.iterrows()]
         return [f"{one}; {end} {ran}" for one, end, ran in zip(what, ends, spent, strict=True) if end]

@@ -146,8 +146,13 @@ def notebook(kernel: Kernel, playground: Playground) -> Iterator[Notebook]:
     eventually(lambda: not made.running())
 
 
-@pytest.mark.parametrize("kind", CELLS)
-@pytest.mark.parametrize("loaded", ["before the connection", "after it"])
+@pytest.mark.parametrize(
+    ("kind", "loaded"),
+    [
+        *((kind, "before the connection") for kind in CELLS),
+        *((kind, "after it") for kind in ("a cursor of PyMySQL", "pandas and SQLAlchemy", "asyncmy")),
+    ],
+)
 def test_the_statement_of_an_interrupted_cell_is_ended_and_nothing_else(
     notebook: Notebook, playground: Playground, kind: str, loaded: str
 ) -> None:
@@ -353,16 +358,22 @@ def test_where_no_connection_is_noted_mine_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("first", "cell"),
+    ("first", "cell", "end"),
     [
-        ((), "db.cursor().execute(STATEMENT)"),
-        (("import threading",), "threading.Thread(target=lambda: db.cursor().execute(STATEMENT), daemon=True).start()"),
-        ((IN_C,), "c.exec_driver_sql(STATEMENT)"),
+        ((), "db.cursor().execute(STATEMENT)", "shutdown"),
+        ((), "db.cursor().execute(STATEMENT)", "restart"),
+        ((), "db.cursor().execute(STATEMENT)", "SIGTERM"),
+        (
+            ("import threading",),
+            "threading.Thread(target=lambda: db.cursor().execute(STATEMENT), daemon=True).start()",
+            "shutdown",
+        ),
+        ((IN_C,), "c.exec_driver_sql(STATEMENT)", "shutdown"),
+        ((IN_C,), "c.exec_driver_sql(STATEMENT)", "SIGTERM"),
     ],
-    ids=["in a cell", "in a thread", "in C"],
 )
 def test_what_a_kernel_runs_when_it_is_shut_down_is_ended(
-    playground: Playground, first: tuple[str, ...], cell: str
+    playground: Playground, first: tuple[str, ...], cell: str, end: str
 ) -> None:
     """Otherwise it would run on: TiDB does not notice that the client has left."""
     with running_kernel() as kernel:
@@ -371,7 +382,11 @@ def test_what_a_kernel_runs_when_it_is_shut_down_is_ended(
         notebook.ready(playground.port(1), "%load_ext tidb_magic", "db = pymysql.connect(**where)", *first)
         kernel.client.execute(cell)
         eventually(notebook.running)
-        kernel.manager.shutdown_kernel()
+        if end == "SIGTERM":
+            kernel.manager.signal_kernel(signal.SIGTERM)
+            eventually(lambda: not kernel.manager.is_alive())
+        else:
+            (kernel.manager.shutdown_kernel if end == "shutdown" else kernel.manager.restart_kernel)()
         assert notebook.running() == []
 
 
@@ -416,6 +431,22 @@ def test_what_takes_longer_than_two_seconds_is_said_before_the_next_cell(kernel:
     notebook.ready(healed.port(2), "%load_ext tidb_magic", "db = pymysql.connect(**where)")
     printed = notebook.stop("db.cursor().execute(STATEMENT)", lambda: healed.freeze(2))
     assert printed == LATE
+    healed.resume(2)
+    line = eventually(lambda: text(kernel.run("pass")))
+    assert LINE.fullmatch(line.strip()), line
+
+
+def test_a_second_stop_lets_go_at_once(kernel: Kernel, healed: Playground) -> None:
+    patience = "get_ipython().magics_manager.registry['TidbMagics'].stopping._patience = 300"
+    notebook = Notebook(kernel, healed)
+    notebook.ready(healed.port(2), f"%load_ext tidb_magic\n{patience}", "db = pymysql.connect(**where)")
+
+    def freeze() -> None:
+        eventually(notebook.running)
+        healed.freeze(2)
+
+    stopped = kernel.stop("db.cursor().execute(STATEMENT)", freeze)
+    assert (stopped.printed, stopped.presses) == (LATE, 2)
     healed.resume(2)
     line = eventually(lambda: text(kernel.run("pass")))
     assert LINE.fullmatch(line.strip()), line
