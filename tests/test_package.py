@@ -165,6 +165,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
         "playground",
         "queries",
         "sessions",
+        "stop",
         "widget",
     )
     assert kinds == {

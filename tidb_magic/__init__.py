@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tidb_magic.locks.lock_forest import LockForest
     from tidb_magic.sessions.processlist import ProcessList
     from tidb_magic.sessions.summaries import InstanceList, SessionCounts
-    from tidb_magic.stop import stop_on_interrupt
+    from tidb_magic.stop.interrupts import stop_on_interrupt
 
 __version__ = "0.1.0"
 
@@ -41,7 +41,7 @@ _HOME = {
     "TimeLimitError": "errors",
     "connect": "api",
     "parse_kill": "kill.parser",
-    "stop_on_interrupt": "stop",
+    "stop_on_interrupt": "stop.interrupts",
 }
 
 __all__ = [

@@ -275,7 +275,7 @@ def test_nothing_is_sent_when_a_cell_is_interrupted_that_runs_no_sql(
             "import pathlib, time",
             "db = pymysql.connect(**where)",
             "magics = get_ipython().magics_manager.registry['TidbMagics']",
-            "for one in magics.stopping._clusters.values(): _ = one.result()",
+            "for one in magics.stopping._statements._clusters.values(): _ = one.result()",
         )
         sent = len(balancer.passed)
         assert sent

@@ -33,7 +33,7 @@ from tidb_magic.notebook.arguments import (
 )
 from tidb_magic.notebook.config import Preferences
 from tidb_magic.notebook.run import run
-from tidb_magic.stop import Stop
+from tidb_magic.stop.interrupts import Stop
 
 if TYPE_CHECKING:
     from tidb_magic.api import Cluster

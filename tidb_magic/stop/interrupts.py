@@ -1,13 +1,11 @@
-"""The Stop button and Ctrl-C: what an interrupted cell or script leaves running in the cluster is ended."""
+"""Noticing that a cell or a script is interrupted, or that the process ends."""
 
 import os
 import signal
 import socket
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -18,19 +16,14 @@ from tidb_magic.connection.client_sessions import CLIENT_SESSIONS, ClientSession
 from tidb_magic.connection.deadline import Deadline
 from tidb_magic.connection.orphans import ORPHANS
 from tidb_magic.errors import TimeLimitError
+from tidb_magic.stop.statements import SEARCH, Statements
 
 if TYPE_CHECKING:
     import asyncio
 
-    import pandas as pd
-
-    from tidb_magic.api import Cluster
-
-_AGAIN = 0.3  # seconds between two looks at what an interrupted cell has left running
+_AGAIN = 0.3  # seconds between two looks at what an interrupted cell waits for
 _NOTICED = 0.1  # seconds in which Python notices an interrupt, unless it waits in C
-PATIENCE = 1.5  # seconds after which the prompt comes back
-_SEARCH = 10.0  # seconds for which a session is searched for while not every instance answers
-_REASON = "cell interrupted"
+_PROMPT = 1.5  # seconds after which the prompt comes back
 LATE = "Interrupted: what your cell left running is still being ended; the next cell says the outcome."
 
 
@@ -40,20 +33,19 @@ class Stop:
     While the cell waits for threads that it started, also those that these run; their connections stay usable.
 
     `mode` returns ``end``, ``ask``, which only says what still runs, or ``off``. `write` prints a line. What is ended
-    is waited for `patience` seconds; if that takes longer, `late` is printed. For each address and user a cluster of
-    its own is opened, in the background when the first connection there is opened.
+    is waited for `patience` seconds; if that takes longer, `late` is printed.
     """
 
     def __init__(
         self,
         mode: Callable[[], str],
         write: Callable[[str], object] = print,
-        patience: float = PATIENCE,
+        patience: float = _PROMPT,
         late: str = LATE,
     ) -> None:
         self._wanted, self._write, self._patience, self._late = mode, write, patience, late
         self._limited = False  # the cell has a limit of time, after which all is ended
-        self._clusters: dict[str, Future[Cluster]] = {}
+        self._statements = Statements(self._mode)
         self._interrupted = False
         self._due = Deadline(patience)  # when the prompt comes back; runs from the interrupt
         self._used: list[ClientSession] = []  # in use by the cell when it was interrupted
@@ -73,7 +65,7 @@ class Stop:
 
     def follow(self, folder: Path | None = None) -> None:
         """Begin. In the folder is a record of what is open, for the case that this process is ended by force."""
-        CLIENT_SESSIONS.opened = lambda session: self._mode() != "off" and self._open(session)
+        CLIENT_SESSIONS.opened = lambda session: self._mode() != "off" and self._statements.open(session)
         if folder is not None:
             CLIENT_SESSIONS.changed = ORPHANS.note
             ORPHANS.follow(folder)
@@ -103,9 +95,7 @@ class Stop:
             self._wakes = None
         CLIENT_SESSIONS.unfollow()
         ORPHANS.unfollow()
-        for opening in self._clusters.values():
-            opening.add_done_callback(_close)
-        self._clusters.clear()
+        self._statements.close()
 
     @contextmanager
     def limit(self, seconds: float) -> Iterator[None]:
@@ -140,7 +130,7 @@ class Stop:
 
     def begins(self, _info: object = None) -> None:
         """Follow what a cell does, which begins when no KILL for the one before it is on its way."""
-        if self._ending.acquire(timeout=_SEARCH):
+        if self._ending.acquire(timeout=SEARCH):
             self._ending.release()
         self._print()
         self._interrupted, self._used, self._unread = False, [], CLIENT_SESSIONS.unread()
@@ -196,7 +186,7 @@ class Stop:
                 threads.add(threading.main_thread().ident)
             with self._ending:
                 for ones in _by_address(CLIENT_SESSIONS.used_by(threads)):
-                    self._end(ones, query=True)
+                    self._said += self._statements.end(ones, query=True)
 
     def ends(self, error: BaseException | None) -> None:
         """End what the cell has left, which ends now: with this error, or without one."""
@@ -249,70 +239,12 @@ class Stop:
                 self._said.append(self._late)
             self._print()
 
+    def _end(self, sessions: list[ClientSession]) -> None:
+        self._said += self._statements.end(sessions, query=False)
+
     def _print(self) -> None:
         while self._said:
             self._write(self._said.pop(0))
-
-    # -- one statement -----------------------------------------------------------------------------------------
-
-    def _open(self, session: ClientSession) -> "Future[Cluster]":
-        """Return the cluster of a session, which is opened in the background if there is none yet."""
-        key = session.settings.address
-        if key not in self._clusters or _failed(self._clusters[key]):
-            opening: Future[Cluster] = Future()
-            self._clusters[key] = opening
-
-            def run() -> None:
-                try:
-                    # Here, for it imports numpy, which an interrupt of the main thread would leave broken.
-                    from tidb_magic.api import connect
-
-                    opening.set_result(connect(session.settings))
-                except Exception as error:  # noqa: BLE001 (it is raised where the cluster is needed)
-                    opening.set_exception(error)
-
-            threading.Thread(target=run, name="tidb_magic-stop-connect", daemon=True).start()
-        return self._clusters[key]
-
-    def _end(self, sessions: list[ClientSession], *, query: bool = False) -> None:
-        """End the sessions that run a statement, of one user at one address, or only these; say what became of each."""
-        try:
-            self._said += self._ended(self._open(sessions[0]).result(), sessions, query=query)
-        except Exception as error:  # noqa: BLE001 (exceptions of a thread are not displayed)
-            ids = ", ".join(str(one.id) for one in sessions)
-            self._said.append(f"Interrupted: your statement on connection {ids} may still run. {error}")
-
-    def _ended(self, cluster: "Cluster", sessions: list[ClientSession], *, query: bool) -> list[str]:
-        # An ID alone can be another session's by now.
-        ours = {(one.id, one.host, one.settings.user) for one in sessions}
-        ids, due = ", ".join(str(number) for number, *_ in ours), Deadline(_SEARCH)
-        while True:
-            listed = cluster.processlist(where=f"ID IN ({ids})", idle=True)
-            keys = list(zip(listed["ID"], listed["HOST"], listed["USER"], strict=True))
-            known = listed.complete or ours <= set(keys)
-            if known or due.passed:
-                break
-            time.sleep(_AGAIN)
-        rows = listed[[key in ours and runs for key, runs in zip(keys, listed["INFO"].notna(), strict=True)]]
-        if not len(rows):
-            if known:
-                return []  # they have ended
-            missing = ", ".join(listed.missing)
-            return [f"Interrupted: your statement on connection {ids} may still run: {missing} did not answer."]
-        what = [
-            f"Interrupted: your statement on connection {row['ID']} ({row['INSTANCE']}) was still running"
-            for _, row in rows.iterrows()
-        ]
-        spent = [f"It had run for {seconds} s." for seconds in rows["TIME"]]
-        if self._mode() == "ask":
-            ends = [f"{ran} To end it: %tidb_kill {number}" for ran, number in zip(spent, rows["ID"], strict=True)]
-            return [". ".join(pair) for pair in zip(what, ends, strict=True)]
-        # Whatever these sessions run belongs to the cell: the next one begins later. So the statement is not compared,
-        # which takes a second where it has just begun.
-        whom = rows[["ID", "INSTANCE", "USER", "HOST"]]
-        report = cluster.kill(whom, query=query, reason=_REASON, max_victims=len(rows))
-        ends = [_outcome(row, query=query) for _, row in report.iterrows()]
-        return [f"{one}; {end} {ran}" for one, end, ran in zip(what, ends, spent, strict=True) if end]
 
 
 @contextmanager
@@ -331,8 +263,8 @@ def stop_on_interrupt() -> Iterator[None]:
     if CLIENT_SESSIONS.followed:
         yield
         return
-    late = f"Interrupted: what was running may still run: it did not end within {_SEARCH:.0f} s."
-    stop = Stop(lambda: "end", partial(print, file=sys.stderr), _SEARCH, late)
+    late = f"Interrupted: what was running may still run: it did not end within {SEARCH:.0f} s."
+    stop = Stop(lambda: "end", partial(print, file=sys.stderr), SEARCH, late)
     stop.follow()
     try:
         stop.begins()
@@ -344,18 +276,6 @@ def stop_on_interrupt() -> Iterator[None]:
         stop.ends(None)
     finally:
         stop.unfollow()
-
-
-def _outcome(row: "pd.Series", *, query: bool) -> str:
-    """Return what became of a statement or its session, by its row of a KillReport; nothing if it ended by itself."""
-    if row["OUTCOME"] == "already gone":
-        return ""
-    if row["OUTCOME"] not in ("killed", "interrupted"):
-        return f"{row['OUTCOME']}: {row['REASON']}. To try again: %tidb_kill {row['ID']}."
-    if query:  # its session can end as well: SQLAlchemy closes a connection that was interrupted
-        return f"it was ended ({row['SECONDS']:.2f} s)."
-    rolled = f"; {row['REASON']}" if row["REASON"] else ""
-    return f"its session was ended ({row['SECONDS']:.2f} s{rolled})."
 
 
 def _by_address(sessions: list[ClientSession]) -> Iterable[list[ClientSession]]:
@@ -393,12 +313,3 @@ def _is_interrupt(error: BaseException | None) -> bool:
         seen.add(id(error))
         error = error.__cause__ or error.__context__
     return False
-
-
-def _failed(opening: "Future[Cluster]") -> bool:
-    return opening.done() and (opening.exception() is not None or opening.result().closed)
-
-
-def _close(opening: "Future[Cluster]") -> None:
-    if opening.exception() is None:
-        opening.result().close()
