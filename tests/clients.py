@@ -4,8 +4,8 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
@@ -167,6 +167,16 @@ def waits_for_its_reader(playground: Playground, instance: int = 0) -> bool:
     with urlopen(address) as answer:
         stacks = answer.read().decode().split("\n\n")
     return any("[IO wait" in at and "writeChunks" in at and "poll.(*FD).Write" in at for at in stacks)
+
+
+@contextmanager
+def one_float(playground: Playground, instance: int) -> Iterator[tuple[Client, Client]]:
+    """Two sessions of an instance whose IDs are the same number as float64."""
+    with ExitStack() as stack:
+        one, two = (stack.enter_context(Client(playground, instance)) for _ in range(2))
+        while float(one.id) != float(two.id):
+            one, two = two, stack.enter_context(Client(playground, instance))
+        yield one, two
 
 
 def eventually(condition: Callable[[], Any], *, within: float = 180) -> Any:

@@ -9,7 +9,7 @@ import pytest
 
 import tidb_magic
 from tests.balancer import Balancer
-from tests.clients import LONG_SELECT, OTHER_WORK, Client, eventually
+from tests.clients import LONG_SELECT, OTHER_WORK, Client, eventually, wait_for_right
 from tests.kill.test_identity import kills, row_of
 from tests.kill.test_kill import INTERRUPTED, only
 from tidb_magic import Cluster, ProcessList
@@ -179,6 +179,7 @@ def test_the_process_proves_the_owner_to_a_user_with_few_privileges(
     with Client(no_global_kill, 0) as root:
         root.query("CREATE USER IF NOT EXISTS few")
         root.query("GRANT PROCESS, CONNECTION_ADMIN ON *.* TO few")
+    wait_for_right(no_global_kill, "few", "", "PROCESS", "CONNECTION_ADMIN")
     with tidb_magic.connect(no_global_kill.url(0).replace("root@", "few@")) as few:
         row = only(few.kill(row_of_namesake(few, namesakes[1])))
     assert (row["OUTCOME"], row["REASON"]) == ("killed", "")

@@ -246,6 +246,8 @@ def test_in_security_enhanced_mode_it_lists_and_kills(sem: Playground) -> None:
 def test_the_workload_is_worth_reading() -> None:
     with Playground(instances=3, workload=True) as playground, tidb_magic.connect(playground.url(0)) as cluster:
         eventually(lambda: len(cluster.processlist(match="^UPDATE stock")) == 2)
+        in_transaction = "COMMAND = 'Sleep' AND TxnStart <> ''"  # its last statement can be listed for a moment
+        eventually(lambda: len(cluster.processlist(where=in_transaction)))
         listed = cluster.processlist(idle=True)
         assert set(listed["INSTANCE"]) == {playground.status_address(i) for i in range(3)}
         info = listed["INFO"].fillna("")

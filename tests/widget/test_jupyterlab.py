@@ -15,7 +15,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, Route, expect
 from playwright.sync_api import Error as PlaywrightError
 
-from tests.clients import Client, eventually
+from tests.clients import Client, eventually, one_float
 from tests.lab import WAIT, Lab, Notebook, Table, kernelspec
 from tidb_magic.playground import Playground
 
@@ -559,8 +559,7 @@ def test_a_notebook_that_was_converted_to_html_shows_the_snapshot_offline(saved:
 def test_of_two_ids_that_are_one_float_the_button_ends_the_right_one(
     opened: Open, ids64: Playground, running: Any
 ) -> None:
-    with Client(ids64, 1) as one, Client(ids64, 1) as other:
-        assert float(one.id) == float(other.id)
+    with one_float(ids64, 1) as (one, other):
         for client in (one, other):
             running(client.start(SELECT.format("alike")), aged=True)
         book = opened(ids64, "%tidb_ps")
