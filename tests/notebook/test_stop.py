@@ -133,7 +133,8 @@ def one_kernel() -> Iterator[Kernel]:
 @pytest.fixture
 def kernel(one_kernel: Kernel) -> Iterator[Kernel]:
     yield one_kernel
-    one_kernel.run("%unload_ext tidb_magic\n%reset -f")
+    end = "%config TidbMagics.stop = 'end'"  # the shell keeps it for the extension that is loaded next
+    one_kernel.run(f"%load_ext tidb_magic\n{end}\n%unload_ext tidb_magic\n%reset -f")
 
 
 @pytest.fixture
@@ -434,6 +435,20 @@ def test_what_takes_longer_than_two_seconds_is_said_before_the_next_cell(kernel:
     healed.resume(2)
     line = eventually(lambda: text(kernel.run("pass")))
     assert LINE.fullmatch(line.strip()), line
+
+
+def test_what_was_ended_at_the_interrupt_is_not_said_to_run_however_long_the_traceback_takes(
+    notebook: Notebook, playground: Playground
+) -> None:
+    made, cell = CELLS["mysql-connector in Python"]
+    slow = "import time\nget_ipython().events.register('post_execute', lambda: time.sleep(2))"
+    notebook.ready(playground.port(1), "%load_ext tidb_magic", made)
+    notebook.kernel.run(slow)
+    try:
+        printed = notebook.stop(cell)
+    finally:
+        notebook.kernel.run("get_ipython().events.callbacks['post_execute'].pop()")
+    assert LINE.fullmatch(printed.strip()), printed
 
 
 def test_a_second_stop_lets_go_at_once(kernel: Kernel, healed: Playground) -> None:

@@ -50,6 +50,7 @@ class Stop:
         self._due = Deadline(patience)  # when the prompt comes back; runs from the interrupt
         self._used: list[ClientSession] = []  # in use by the cell when it was interrupted
         self._unread: list[ClientSession] = []  # had rows to send before the cell began
+        self._ended = set[tuple[int, str]]()  # ID and HOST of those that were ended at the interrupt
         self._over = threading.Event()  # the cell has ended
         self._ending = threading.Lock()  # held while a statement is ended that a thread waits for
         self._others: set[threading.Thread] = set()  # threads that were there before the cell
@@ -134,6 +135,7 @@ class Stop:
             self._ending.release()
         self._print()
         self._interrupted, self._used, self._unread = False, [], CLIENT_SESSIONS.unread()
+        self._ended = set()
         self._over, self._others = threading.Event(), set(threading.enumerate())
         before = signal.getsignal(signal.SIGINT)
         if self._wakes is not None and _in_main_thread() and callable(before) and before != self._note:
@@ -157,8 +159,9 @@ class Stop:
             self._used, self._due = used, Deadline(self._patience)
             if self._mode() == "end":
                 self._used = [one for one in used if one.drop()]
-                if others := [one for one in used if one not in self._used]:
-                    self._wait(others, self._due)
+                others = [one for one in used if one not in self._used]
+                if others and self._wait(others, self._due):
+                    self._ended = {(one.id, one.host) for one in others}
         self._before(number, frame)
 
     def _watch(self, reads: socket.socket) -> None:
@@ -192,10 +195,11 @@ class Stop:
         """End what the cell has left, which ends now: with this error, or without one."""
         self._over.set()
         self._let_go()
-        left = CLIENT_SESSIONS.left(self._used)
+        left = [one for one in CLIENT_SESSIONS.left(self._used) if (one.id, one.host) not in self._ended]
         if (self._interrupted or _is_interrupt(error)) and self._mode() != "off":
             with suppress(KeyboardInterrupt):  # another Stop: nothing is waited for any more
-                self._wait(left, self._due if self._interrupted else Deadline(self._patience))
+                seconds = max(self._due.left, _AGAIN) if self._interrupted else self._patience
+                self._wait(left, Deadline(seconds))
         self._interrupted = False
         self._limited = False
         self._print()
@@ -219,8 +223,11 @@ class Stop:
             self._wait(used, Deadline(self._patience))
         ORPHANS.unfollow()
 
-    def _wait(self, sessions: list[ClientSession], due: Deadline) -> None:
-        """End what still runs, and print what became of it; what takes long is printed before the next cell."""
+    def _wait(self, sessions: list[ClientSession], due: Deadline) -> bool:
+        """End what still runs, and print what became of it; what takes long is printed before the next cell.
+
+        Return whether all is known by then.
+        """
         threads = [
             threading.Thread(target=self._end, args=(ones,), name="tidb_magic-stop", daemon=True)
             for ones in _by_address(sessions)
@@ -238,6 +245,7 @@ class Stop:
             if late:
                 self._said.append(self._late)
             self._print()
+        return not late
 
     def _end(self, sessions: list[ClientSession]) -> None:
         self._said += self._statements.end(sessions, query=False)
