@@ -3,13 +3,14 @@
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from tidb_magic.connection.client_sessions import ClientSession
 from tidb_magic.connection.deadline import Deadline
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     import pandas as pd
 
     from tidb_magic.api import Cluster
@@ -37,6 +38,8 @@ class Statements:
 
     def open(self, session: ClientSession) -> "Future[Cluster]":
         """Return the cluster of a session, which is opened in the background if there is none yet."""
+        from concurrent.futures import Future  # here, so that loading the extension is fast
+
         key = session.settings.address
         if key not in self._clusters or _failed(self._clusters[key]):
             opening: Future[Cluster] = Future()
