@@ -5,7 +5,6 @@ import ast
 import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from functools import cache
 from typing import Any, NoReturn
 
@@ -70,6 +69,8 @@ class Parser(argparse.ArgumentParser):
         """Return a question with the nearest options, if there are any that are near."""
         names = {text.strip("-"): text for text in self.options}
         typed = (word.partition("=")[0].strip("-").lower() for word in unknown if word.startswith("-"))
+        from difflib import get_close_matches  # here, so that loading the extension is fast
+
         near = dict.fromkeys(names[name] for word in typed for name in get_close_matches(word, names, n=1))
         return f" Did you mean {' and '.join(near)}?" if near else ""
 

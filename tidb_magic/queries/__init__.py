@@ -3,7 +3,6 @@
 import re
 from collections.abc import Mapping
 from functools import cache
-from importlib.resources import files
 
 _PART = re.compile(r"\{(\w+)\}")
 
@@ -39,5 +38,7 @@ def _fragments() -> dict[str, str]:
 
 @cache
 def _text(name: str) -> str:
+    from importlib.resources import files  # here, so that loading the extension is fast
+
     text = files(__name__).joinpath(f"{name}.sql").read_text(encoding="utf-8")
     return "\n".join(line for line in text.splitlines() if not line.startswith("--")).strip()
