@@ -20,7 +20,7 @@ from benchmarks.crowd import connect, crowd, query
 from benchmarks.on_fire import HEAVY, on_fire
 from benchmarks.ratio import HEADER, Ratio, timed
 from tests.clients import eventually
-from tests.kernels import Stopped, running_kernel, text
+from tests.kernels import Kernel, Stopped, running_kernel, text
 from tidb_magic.playground import Playground
 
 OTHERS = 200
@@ -81,6 +81,14 @@ def _prompts(driver: str, prompts: list[float]) -> str:
     )
 
 
+def _kernel(stack: ExitStack, urls: dict[str, str]) -> Kernel:
+    """Start a kernel in which cells can connect with each of the drivers."""
+    kernel = stack.enter_context(running_kernel())
+    if outputs := kernel.run(_SETUP.format(urls=urls, statements=_STATEMENTS)):
+        raise RuntimeError(f"The cells cannot begin: {text(outputs)}")
+    return kernel
+
+
 def interrupt(times: int, *, statements: int = 0, loops: int = 0, seed: int = 0) -> Counted:
     """Interrupt that many cells, while heavy statements and busy loops run."""
     counted, chance = Counted(), random.Random(seed)  # noqa: S311 (no secret)
@@ -89,11 +97,9 @@ def interrupt(times: int, *, statements: int = 0, loops: int = 0, seed: int = 0)
         hands = [stack.enter_context(connect(playground, instance)) for instance in range(3)]
         others = stack.enter_context(crowd(playground, OTHERS, running=60))
         stack.enter_context(on_fire(playground, statements, loops))
-        kernel = stack.enter_context(running_kernel())
         at = [f"root@127.0.0.1:{playground.port(instance)}" for instance in range(3)]
         urls = {driver: f"mysql+{driver}://{where}" for driver, where in zip(DRIVERS, at, strict=True)}
-        if outputs := kernel.run(_SETUP.format(urls=urls, statements=_STATEMENTS)):
-            raise RuntimeError(f"The cells cannot begin: {text(outputs)}")
+        kernel = _kernel(stack, urls)
         for number in range(times):
             driver = DRIVERS[number % len(DRIVERS)]
             cell = (_ASYNC_CELL if driver == "asyncmy" else _CELL).format(driver=driver, number=chance.randrange(2))
@@ -119,11 +125,9 @@ def compare(rounds: int, *, statements: int, loops: int) -> Ratio:
         playground = stack.enter_context(Playground(instances=3))
         hand, owner = (stack.enter_context(connect(playground, instance)) for instance in (0, 1))
         stack.enter_context(on_fire(playground, statements, loops))
-        kernel = stack.enter_context(running_kernel())
-        urls = {"pymysql": f"mysql+pymysql://root@127.0.0.1:{playground.port(1)}"}
-        kernel.run(_SETUP.format(urls=urls, statements=_STATEMENTS))
+        kernel = _kernel(stack, {"pymysql": f"mysql+pymysql://root@127.0.0.1:{playground.port(1)}"})
+        cell = _CELL.format(driver="pymysql", number=1)
         for _ in range(rounds):
-            cell = _CELL.format(driver="pymysql", number=1)
             stopped = kernel.stop(cell, lambda: eventually(lambda: query(owner, _RUNNING + " AND TIME > 0")))
             stopping.append(stopped.seconds + timed(lambda: eventually(lambda: not query(owner, _RUNNING))))
             with connect(playground, 1) as driver:

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.stop_matrix``: Stop for each driver, in each situation, by each way to the cluster.
+"""``python -m benchmarks.stop_matrix``: Stop for each driver, in each situation, by each path to the cluster.
 
 Each cell waits for TiDB when it is interrupted. Its statements must have ended when the prompt is back, its locks must
 be free, and the sessions of others must all be there.
@@ -19,18 +19,18 @@ import pymysql
 from benchmarks.crowd import connect, crowd, query
 from tests.balancer import Balancer, HAProxy
 from tests.clients import eventually
-from tests.kernels import Kernel, Stopped, running_kernel, text
+from tests.kernels import Stopped, running_kernel, text
 from tidb_magic.playground import Playground
 
 OTHERS = 200
 MYSQLCLIENT = "SQLAlchemy, mysqlclient"  # installs only where the headers of the C library are
-INSTANCE = 1  # of the cells, where a way leads to one
-WAYS = ("direct", "balancer", "HAProxy", "the tool elsewhere")
+INSTANCE = 1  # of the cells, where a path leads to one
+PATHS = ("direct", "balancer", "HAProxy", "the tool elsewhere")
 SITUATIONS = ("first row", "fetching", "processing rows", "transaction", "threads")
 _ROWS_COME = ("fetching", "processing rows")
 _ENDED = re.compile(r"Interrupted: your statement on connection (\d+) \(.* was ended \(")
 _WAITS = "SELECT SLEEP(300), 'of a cell'"
-_ROWS = "SELECT a.COLUMN_NAME, 'of a cell' FROM INFORMATION_SCHEMA.COLUMNS a, INFORMATION_SCHEMA.COLUMNS b"
+ROWS = "SELECT a.COLUMN_NAME, 'of a cell' FROM INFORMATION_SCHEMA.COLUMNS a, INFORMATION_SCHEMA.COLUMNS b"
 _CHANGE = "UPDATE test.cells SET n = n + 1"
 _FREE = "SELECT n FROM test.cells FOR UPDATE NOWAIT"
 _RUNNING = "SELECT ID FROM INFORMATION_SCHEMA.PROCESSLIST WHERE INFO LIKE CONCAT('%of a ', 'cell%')"
@@ -153,7 +153,7 @@ class Cell:
 
     driver: str
     situation: str
-    way: str
+    path: str
     seconds: float
     wrong: tuple[str, ...]
 
@@ -163,7 +163,7 @@ def _cell(situation: str, *, asynchronous: bool) -> str:
     wait = "await " if asynchronous else ""
     if situation in _ROWS_COME:
         work = f"; {wait}{'asyncio' if asynchronous else 'time'}.sleep(300)" if situation == "processing rows" else ""
-        return f"{'async ' * asynchronous}for row in fetch(c, {_ROWS!r}):\n    fetched.touch(){work}"
+        return f"{'async ' * asynchronous}for row in fetch(c, {ROWS!r}):\n    fetched.touch(){work}"
     if situation != "threads":
         return f"{wait}ask(c, {_WAITS!r})"
     if asynchronous:
@@ -172,24 +172,26 @@ def _cell(situation: str, *, asynchronous: bool) -> str:
 
 
 class Matrix:
-    """Runs cells on a playground, by one way to it."""
+    """Runs cells on a playground, by one path to it."""
 
-    def __init__(self, playground: Playground, kernel: Kernel, way: str, folder: Path) -> None:
-        self.playground, self.kernel, self.way = playground, kernel, way
-        self.fetched = folder / "fetched"
-        self.hands = [connect(playground, instance) for instance in range(playground.options.instances)]
+    def __init__(self, playground: Playground, path: str, stack: ExitStack) -> None:
+        self.playground, self.path = playground, path
+        self.kernel = stack.enter_context(running_kernel())
+        self.fetched = Path(stack.enter_context(TemporaryDirectory())) / "fetched"
+        instances = range(playground.options.instances)
+        self.hands = [stack.enter_context(connect(playground, instance)) for instance in instances]
 
     @contextmanager
     def port(self) -> Iterator[int]:
         """Give the port that the cells connect to."""
         ports = [self.playground.port(instance) for instance in range(len(self.hands))]
-        if self.way == "direct":
+        if self.path == "direct":
             yield ports[INSTANCE]
-        elif self.way == "the tool elsewhere":
+        elif self.path == "the tool elsewhere":
             with Balancer([ports[INSTANCE], *[ports[0]] * 1000]) as balancer:
                 yield balancer.port
         else:
-            with (Balancer if self.way == "balancer" else HAProxy)(ports) as balancer:
+            with (Balancer if self.path == "balancer" else HAProxy)(ports) as balancer:
                 yield balancer.port
 
     def running(self) -> set[tuple[int, int]]:
@@ -204,7 +206,7 @@ class Matrix:
         """Run a cell; it can print what drivers say of connections that were ended."""
         outputs = self.kernel.run(code)
         if any("ename" in one for one in outputs):
-            raise RuntimeError(f"{self.way}: {text(outputs)}")
+            raise RuntimeError(f"{self.path}: {text(outputs)}")
 
     def interrupt(self, name: str, situation: str) -> Cell:
         """Interrupt one cell of a driver."""
@@ -228,7 +230,7 @@ class Matrix:
         for instance, session in self.running():
             query(self.hands[instance], f"KILL TIDB CONNECTION {session}")
         eventually(lambda: not self.running())
-        return Cell(name, situation, self.way, stopped.seconds, wrong)
+        return Cell(name, situation, self.path, stopped.seconds, wrong)
 
     def _wrong(self, stopped: Stopped, seen: set[tuple[int, int]], situation: str) -> Iterator[str]:
         streams = situation in _ROWS_COME  # TiDB itself ends a statement whose rows it cannot send any more
@@ -258,12 +260,11 @@ def _possible(driver: Driver, situation: str) -> bool:
     return driver.threads or situation != "threads"
 
 
-def matrix(playground: Playground, way: str, names: Sequence[str]) -> Iterator[Cell]:
+def matrix(playground: Playground, path: str, names: Sequence[str]) -> Iterator[Cell]:
     """Interrupt cells of these drivers in each situation, beside many sessions of others."""
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(TemporaryDirectory()))
         others = stack.enter_context(crowd(playground, OTHERS))
-        one = Matrix(playground, stack.enter_context(running_kernel()), way, folder)
+        one = Matrix(playground, path, stack)
         query(one.hands[0], "CREATE TABLE IF NOT EXISTS test.cells (n INT)")
         query(one.hands[0], "REPLACE INTO test.cells VALUES (1)")
         one.run(_BEGIN)
@@ -277,22 +278,22 @@ def matrix(playground: Playground, way: str, names: Sequence[str]) -> Iterator[C
 
 
 def main() -> None:
-    """Print each cell with which something was wrong, and a line for each way."""
+    """Print each cell with which something was wrong, and a line for each path."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.stop_matrix", description="Stop, for each driver.")
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, help="to the cluster (default: all)")
+    parser.add_argument("--paths", nargs="+", choices=PATHS, default=PATHS, help="to the cluster (default: all)")
     parser.add_argument("--drivers", nargs="+", choices=drivers(), default=drivers(), help="(default: all)")
     parser.add_argument("--no-global-kill", action="store_true", help="switch global kill off")
     options = parser.parse_args()
     with Playground(instances=3, global_kill=not options.no_global_kill) as playground:
-        for way in options.ways:
+        for path in options.paths:
             seconds, failed = [], 0
-            for cell in matrix(playground, way, options.drivers):
+            for cell in matrix(playground, path, options.drivers):
                 seconds.append(cell.seconds)
                 if cell.wrong:
                     failed += 1
-                    print(f"{cell.way}, {cell.driver}, {cell.situation}: {'; '.join(cell.wrong)}", flush=True)
+                    print(f"{cell.path}, {cell.driver}, {cell.situation}: {'; '.join(cell.wrong)}", flush=True)
             print(
-                f"{way}: {len(seconds)} cells were interrupted, {failed} wrongly; the prompt was back after"
+                f"{path}: {len(seconds)} cells were interrupted, {failed} wrongly; the prompt was back after"
                 f" {statistics.median(seconds):.2f} s (median), {max(seconds):.2f} s (most)",
                 flush=True,
             )

@@ -20,7 +20,7 @@ _PRESSES = 12  # at most
 
 @dataclass(frozen=True)
 class Stopped:
-    """A cell that was interrupted: what it printed, the seconds from Stop until the prompt, and how often it took."""
+    """A cell that was interrupted: what it printed, the seconds from Stop until the prompt, the number of presses."""
 
     printed: str
     seconds: float

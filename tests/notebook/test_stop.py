@@ -19,7 +19,7 @@ from mysql.connector import MySQLConnection
 from sqlalchemy import event
 from sqlalchemy.pool import NullPool
 
-from benchmarks.stop_matrix import WAYS, drivers, matrix
+from benchmarks.stop_matrix import PATHS, ROWS, drivers, matrix
 from tests.balancer import Balancer
 from tests.clients import LONG_SELECT, Client, eventually
 from tests.connection.test_connection import other_server  # noqa: F401 (a fixture)
@@ -32,7 +32,6 @@ from tidb_magic.sessions.filters import Filters
 from tidb_magic.stop.interrupts import Stop
 
 STATEMENT = "SELECT SUM(SLEEP(0.05)), 'of a cell' FROM test.numbers"  # jupysql leaves comments out
-ROWS = "SELECT a.COLUMN_NAME, 'of a cell' FROM INFORMATION_SCHEMA.COLUMNS AS a, INFORMATION_SCHEMA.COLUMNS AS b"
 CHANGE = "UPDATE test.numbers SET n = 100044 WHERE n = 44"
 LINE = re.compile(
     r"Interrupted: your statement on connection (\d+) \((\S+)\) was still running; its session was ended"
@@ -179,15 +178,15 @@ def test_the_statement_of_an_interrupted_cell_is_ended_and_nothing_else(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", WAYS)
-def test_stop_with_every_driver_in_every_situation_by_each_way(playground: Playground, way: str) -> None:
-    assert [cell for cell in matrix(playground, way, drivers()) if cell.wrong] == []
+@pytest.mark.parametrize("path", PATHS)
+def test_stop_with_every_driver_in_every_situation_by_each_path(playground: Playground, path: str) -> None:
+    assert [cell for cell in matrix(playground, path, drivers()) if cell.wrong] == []
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", WAYS)
-def test_stop_with_every_driver_in_every_situation_without_global_kill(no_global_kill: Playground, way: str) -> None:
-    assert [cell for cell in matrix(no_global_kill, way, drivers()) if cell.wrong] == []
+@pytest.mark.parametrize("path", PATHS)
+def test_stop_with_every_driver_in_every_situation_without_global_kill(no_global_kill: Playground, path: str) -> None:
+    assert [cell for cell in matrix(no_global_kill, path, drivers()) if cell.wrong] == []
 
 
 def _stopped(notebook: Notebook, cell: str) -> list[tuple[str, int]]:
@@ -442,7 +441,7 @@ def test_what_takes_longer_than_two_seconds_is_said_before_the_next_cell(kernel:
 def test_a_session_that_was_ended_at_the_interrupt_is_not_ended_again_after_the_traceback(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Its end would be said to be unknown where the traceback took all the time: SQLAlchemy drops it meanwhile."""
+    """SQLAlchemy drops it after that. If the traceback took long, Stop said that its end was not known."""
     session: Any = SimpleNamespace(id=5, host="10.0.0.1:5", drop=lambda: False, settings=SimpleNamespace(address="a"))
     monkeypatch.setattr(CLIENT_SESSIONS, "used_by", lambda _: [session])
     monkeypatch.setattr(CLIENT_SESSIONS, "left", lambda _: [session])

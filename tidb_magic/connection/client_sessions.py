@@ -13,7 +13,6 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -155,7 +154,7 @@ class ClientSessions:
         self._undo.append(undo)
 
     def _note(self, driver: Any) -> None:
-        if type(driver).__module__.startswith("tidb_magic.") or "TiDB" not in driver.get_server_info():
+        if type(driver).__module__.startswith("tidb_magic.") or not _is_tidb(driver.get_server_info()):
             self._others.add(driver)
             return
         from tidb_magic.connection.sources import settings_of_pymysql
@@ -203,7 +202,7 @@ class ClientSessions:
             self._others.add(driver)
             with suppress(Exception):
                 ((version,),) = ask("version")
-                if not _is_tidb(version):
+                if not _is_tidb(_text(version)):
                     self._others.add(connection.dialect)
 
     def _invalidated(self, _connection: object, record: Any, error: BaseException | None) -> None:
@@ -223,11 +222,10 @@ class ClientSessions:
         from tidb_magic.connection.settings import Secret
 
         ((number, host, version),) = rows
-        host = host.decode() if isinstance(host, bytes) else host
-        if not _is_tidb(version):
+        if not _is_tidb(_text(version)):
             return False
         settings = replace(settings, password=settings.password or Secret(""))  # which is not asked for then
-        session = ClientSession(int(number), host, settings, ref(driver))
+        session = ClientSession(int(number), _text(host), settings, ref(driver))
         with self._lock:  # without the one that the driver had, if it has connected again
             self._sessions = [*(one for one in self._sessions if one.driver() is not driver), session]
             self.changed(self._sessions)
@@ -246,8 +244,13 @@ def _no_driver() -> None:
     """Return nothing, as a weak reference to a driver that is gone."""
 
 
-def _is_tidb(version: str | bytes) -> bool:
-    return "TiDB" in (version.decode() if isinstance(version, bytes) else version)
+def _is_tidb(version: str) -> bool:
+    return "TiDB" in version
+
+
+def _text(value: str | bytes) -> str:
+    """Return what a driver gives as text, or as bytes."""
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def _in_use(threads: Collection[int | None]) -> set[int]:
@@ -271,8 +274,8 @@ def _unread(driver: Any) -> bool:
     return bool(getattr(result, "unbuffered_active", False) or getattr(driver, "unread_result", False))
 
 
-class _AfterImport(MetaPathFinder):
-    """Calls a function with a module when that has been imported."""
+class _AfterImport:
+    """Calls a function with a module when that has been imported; a finder for `sys.meta_path`."""
 
     def __init__(self, name: str, act: Callable[["ModuleType"], None]) -> None:
         self._name, self._act = name, act

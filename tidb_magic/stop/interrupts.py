@@ -131,8 +131,7 @@ class Stop:
 
     def begins(self, _info: object = None) -> None:
         """Follow what a cell does, which begins when no KILL for the one before it is on its way."""
-        if self._ending.acquire(timeout=SEARCH):
-            self._ending.release()
+        self._settled(SEARCH)
         self._print()
         self._interrupted, self._used, self._unread = False, [], CLIENT_SESSIONS.unread()
         self._ended = set()
@@ -152,14 +151,13 @@ class Stop:
     def _note(self, number: int, frame: FrameType | None) -> None:
         """Note that the cell is interrupted: a library may catch the exception, or wait for its threads."""
         __tracebackhide__ = True  # the traceback of the cell ends where the cell was
-        used = CLIENT_SESSIONS.used_by({threading.get_ident()})
-        used += [one for one in CLIENT_SESSIONS.unread() if one not in [*used, *self._unread]]
-        again, self._interrupted = self._interrupted, True
-        if not again:
-            self._used, self._due = used, Deadline(self._patience)
+        if not self._interrupted:
+            self._interrupted, self._due = True, Deadline(self._patience)
+            used = CLIENT_SESSIONS.used_by({threading.get_ident()})
+            self._used = used + [one for one in CLIENT_SESSIONS.unread() if one not in [*used, *self._unread]]
             if self._mode() == "end":
-                self._used = [one for one in used if one.drop()]
-                others = [one for one in used if one not in self._used]
+                others = [one for one in self._used if not one.drop()]
+                self._used = [one for one in self._used if one not in others]
                 if others and self._wait(others, self._due):
                     self._ended = {(one.id, one.host) for one in others}
         self._before(number, frame)
@@ -238,14 +236,19 @@ class Stop:
         try:
             for thread in threads:
                 thread.join(due.left)
-            if self._ending.acquire(timeout=due.left):
-                self._ending.release()
-                late = any(thread.is_alive() for thread in threads)
+            late = not self._settled(due.left) or any(thread.is_alive() for thread in threads)
         finally:  # also after another Stop
             if late:
                 self._said.append(self._late)
             self._print()
         return not late
+
+    def _settled(self, seconds: float) -> bool:
+        """Wait until no statement is being ended that a thread waits for, and return whether that is so."""
+        settled = self._ending.acquire(timeout=seconds)
+        if settled:
+            self._ending.release()
+        return settled
 
     def _end(self, sessions: list[ClientSession]) -> None:
         self._said += self._statements.end(sessions, query=False)
